@@ -1,0 +1,1 @@
+"""What every service needs and no domain word: event store, blobs, settings, logs, health, serving."""

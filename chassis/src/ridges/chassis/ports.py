@@ -1,0 +1,189 @@
+"""The ports: where two adapters exist. Adapters: ``jetstream``, ``memory_store``; ``blob_store``; ``clock``."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import datetime
+from typing import Protocol
+
+import msgspec
+from ridges.contracts.blobs import BlobRef
+from ridges.contracts.events import AnyEvent, Event
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """An event with its place in the log."""
+
+    position: int
+    """Counts up over the whole log, starts at 1."""
+    event: AnyEvent
+
+
+class LastPosition(msgspec.Struct, frozen=True):
+    """Expect that the stream's newest event (or its newest of one type) stands at this position; 0 = there is none."""
+
+    position: int
+    of_type: type[Event] | None = None
+
+
+ANY = None
+"""No expectation: append whatever else is there."""
+NEW = LastPosition(0)
+"""The stream must not exist yet."""
+
+
+class WrongPosition(Exception):
+    """Optimistic concurrency failed: somebody appended first. Read the stream again, decide again."""
+
+    def __init__(self, stream_id: str, expected: LastPosition, actual: int | None) -> None:
+        super().__init__(f"{stream_id}: expected the last position {expected.position}, found {actual}")
+        self.stream_id, self.expected, self.actual = stream_id, expected, actual
+
+
+class EventStoreUnavailable(Exception):
+    """The log did not answer in time. Nothing is known about the append; retry with the same event ids."""
+
+
+class EventRefused(Exception):
+    """The log refuses the event for good: no permission, too large, no such stream. Retrying does not help."""
+
+
+class LogMismatch(Exception):
+    """The log is not the one this service is configured for, or its server does not keep what it acknowledges."""
+
+
+class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a queue treats its messages."""
+
+    concurrency: int = 1
+    """Handlers at once; a message is fetched only when a handler is free."""
+    ack_wait_s: float = 30.0
+    """A consumer silent for so long loses its message to another; running handlers send heartbeats by themselves."""
+    max_deliver: int = 5
+    """Deliveries after which a message is parked."""
+    retry_delays_s: tuple[float, ...] = (1.0, 5.0, 15.0, 60.0)
+    """Delay after the n-th failed delivery; the last one repeats."""
+
+
+DEFAULT_POLICY = DeliveryPolicy()
+Handler = Callable[[Recorded], Awaitable[None]]
+
+
+class Parked(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that a queue gave up on."""
+
+    queue: str
+    position: int
+    subject: str
+    error: str
+    deliveries: int
+    parked_at: datetime
+    content: str
+    """The message as text (undecodable bytes replaced)."""
+
+
+class Queue(Protocol):
+    """A running durable consumer."""
+
+    def stop_fetching(self) -> None:
+        """Take no further message; handlers in progress go on."""
+
+    async def drain(self, timeout_s: float) -> None:
+        """Stop fetching, wait for handlers; after the timeout cancel them, their messages are redelivered at once."""
+
+
+class EventStore(Protocol):
+    """The append-only log: the only way a fact comes into being."""
+
+    async def append(self, stream_id: str, events: Sequence[Event], expected: LastPosition | None = ANY) -> int:
+        """The position of the last of the events, once all of them are durable. All of them or none.
+
+        Appending events whose ids are stored already is a success and returns where they stand (also when the first
+        acknowledgement was lost and ``expected`` is stale by now). Retries by itself for a few seconds.
+
+        Raises:
+            WrongPosition: somebody else appended first.
+            EventStoreUnavailable: no answer in time; nothing is known; retry with the same ids.
+            EventRefused: never will be accepted.
+
+        """
+
+    async def read_run(self, stream_id: str) -> list[Recorded]:
+        """All events of one stream in order; empty when there is none.
+
+        Raises:
+            EventStoreUnavailable: the log did not answer.
+            UndecodableEvent: an event this release does not know.
+
+        """
+
+    def read_all(self, after: int = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+        """Everything that stands after the position right now, in order; then it ends. No types = all types."""
+
+    def subscribe(self, after: int | None = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+        """Like ``read_all``, but waits for more for ever; survives reconnects without a gap or a double.
+
+        ``after=None`` starts with what is appended from now on: the subscription stands once ``anext`` was first
+        awaited. To miss nothing, read ``last_position()`` before and pass it as ``after``.
+
+        Raises:
+            UndecodableEvent: fail-stop; the reader decides.
+
+        """
+
+    async def last_position(self) -> int:
+        """The position of the newest event; 0 for an empty log."""
+
+    def consume(
+        self, queue: str, types: Sequence[type[Event]], handler: Handler, policy: DeliveryPolicy = DEFAULT_POLICY
+    ) -> AbstractAsyncContextManager[Queue]:
+        """Share the events of some types among all consumers of the same queue name, from the log's beginning.
+
+        At least once: the handler returns = done; it raises = delivered again after a delay, at last parked.
+        Undecodable messages are parked at once. Order is kept only with ``concurrency=1`` and without failures.
+        """
+
+    async def parked(self) -> list[Parked]:
+        """What queues gave up on, newest last, at most 1,000."""
+
+    async def ping(self) -> None:
+        """Returns when the log answers.
+
+        Raises:
+            EventStoreUnavailable: it does not; the message says what to start.
+
+        """
+
+
+class BlobMissing(Exception):
+    """No blob of that digest, or its content does not match its digest."""
+
+
+class BlobStore(Protocol):
+    """Content-addressed bytes."""
+
+    async def put(self, content: bytes, media_type: str) -> BlobRef:
+        """The reference; durable when this returns. Storing the same content again costs nothing."""
+
+    async def get(self, digest: str) -> bytes:
+        """The content, verified against its digest.
+
+        Raises:
+            BlobMissing: not there or damaged.
+
+        """
+
+    async def ping(self) -> None:
+        """Returns when the store can be written. Raises OSError when not."""
+
+
+class Clock(Protocol):
+    """Time and ids come in through here."""
+
+    def now(self) -> datetime:
+        """UTC."""
+
+    def monotonic(self) -> float:
+        """Seconds; only differences count."""
+
+    def new_id(self) -> str:
+        """A UUIDv7 as text."""

@@ -1,0 +1,43 @@
+"""What one run may use. Every limit is hard: it holds over all attempts of the run together."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+from ridges.contracts.money import NANO_PER_USD, NanoUsd
+
+MIB = 1024 * 1024
+Seconds = Annotated[int, Meta(ge=1, le=86_400)]
+
+
+class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of model access, enforced by the gateway."""
+
+    max_cost_nano_usd: NanoUsd = NANO_PER_USD
+    max_requests: Annotated[int, Meta(ge=0)] = 1_000
+    max_tokens: Annotated[int, Meta(ge=0)] = 100_000_000
+    """Sum of all token kinds."""
+    max_concurrency: Annotated[int, Meta(ge=1, le=1_000)] = 32
+    """Model calls of one run in flight at once."""
+
+
+class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of one sandbox, enforced by the sandbox-manager."""
+
+    cpus: Annotated[float, Meta(gt=0, le=64)] = 1.0
+    memory_bytes: Annotated[int, Meta(ge=64 * MIB)] = 2048 * MIB
+    """Includes the pages of the sandbox's temporary file systems."""
+    pids: Annotated[int, Meta(ge=8)] = 256
+    disk_bytes: Annotated[int, Meta(ge=MIB)] = 1024 * MIB
+    """Size of the temporary file system that holds the working directory."""
+    log_chars: Annotated[int, Meta(ge=0, le=5_000_000)] = 500_000
+    """How much of the end of stdout and stderr is kept."""
+
+
+class RunLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """All limits of a run."""
+
+    model: ModelLimits = ModelLimits()
+    sandbox: SandboxLimits = SandboxLimits()
+    agent_timeout_s: Seconds = 2_400
+    evaluation_timeout_s: Seconds = 600
