@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 import msgspec
+
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.events import AnyEvent, Event
 
@@ -65,6 +66,8 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT_POLICY = DeliveryPolicy()
+DEFAULT_POLICY = DeliveryPolicy()
+
 Handler = Callable[[Recorded], Awaitable[None]]
 
 

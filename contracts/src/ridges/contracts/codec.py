@@ -5,6 +5,7 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+
 from ridges.contracts.events import EVENT_TYPES, AnyEvent, Event
 
 Upcast = Callable[[dict[str, Any]], dict[str, Any]]

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.faults import Cause
 from ridges.contracts.limits import RunLimits, SandboxLimits

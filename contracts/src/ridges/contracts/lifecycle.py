@@ -4,6 +4,7 @@ from enum import StrEnum
 from typing import Literal
 
 import msgspec
+
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause, counts_against_agent
 from ridges.contracts.limits import RunLimits

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta
+
 from ridges.contracts.money import NANO_PER_USD, NanoUsd
 
 MIB = 1024 * 1024

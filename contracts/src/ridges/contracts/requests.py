@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.limits import SandboxLimits
 

@@ -1,6 +1,7 @@
 """Token usage by kind, prices, and the one way to turn them into money."""
 
 import msgspec
+
 from ridges.contracts.money import TOKENS_PER_PRICE, NanoUsd
 
 

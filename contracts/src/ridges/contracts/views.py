@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Literal
 
 import msgspec
+
 from ridges.contracts.events import AnyEvent, ExitFacts, TestResult
 from ridges.contracts.faults import Cause, Fault
 from ridges.contracts.lifecycle import RunState, Verdict

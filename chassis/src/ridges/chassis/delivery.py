@@ -1,0 +1,143 @@
+"""What every durable queue does with a delivered message: decode, handle, acknowledge, try again later, park."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from ridges.chassis.ports import DeliveryPolicy, Handler, Recorded
+from ridges.contracts.codec import UndecodableEvent, decode
+
+log = structlog.get_logger(__name__)
+
+AT_ONCE = 0.0
+UNSETTLED_PAUSE_S = 1.0
+
+
+class Delivery(Protocol):
+    """One message in the hands of this consumer until it is settled by ``done``, ``again`` or ``park``."""
+
+    subject: str
+    position: int
+    content: bytes
+    deliveries: int
+    """Counts up from 1."""
+
+    async def done(self) -> None:
+        """Never deliver it to this queue again."""
+
+    async def again(self, delay_s: float) -> None:
+        """Deliver it again, not before the delay is over."""
+
+    async def heartbeat(self) -> None:
+        """The handler is at work: start the acknowledgement time anew."""
+
+    async def park(self, error: str) -> None:
+        """Put it aside with the error, durably, then never deliver it again."""
+
+
+Fetch = Callable[[], Awaitable[Delivery | None]]
+"""Waits for a message; None = none came in a while, ask again. Cancelling it gives back what may have arrived."""
+
+
+class HandlerPool:
+    """A running queue: ``concurrency`` workers, each takes a message only when it is free."""
+
+    def __init__(self, queue: str, handler: Handler, policy: DeliveryPolicy) -> None:
+        self._queue, self._handler, self._policy = queue, handler, policy
+        self._workers: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
+
+    def start(self, sources: list[Fetch]) -> None:
+        """One worker for each source."""
+        self._workers = [
+            asyncio.create_task(self._work(fetch), name=f"{self._queue}-{number}")
+            for number, fetch in enumerate(sources)
+        ]
+
+    def stop_fetching(self) -> None:
+        self._stopping.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        self.stop_fetching()
+        if self._workers:
+            _, unfinished = await asyncio.wait(self._workers, timeout=timeout_s)
+            for worker in unfinished:
+                worker.cancel()
+            await asyncio.gather(*self._workers, return_exceptions=True)
+
+    async def _work(self, fetch: Fetch) -> None:
+        while not self._stopping.is_set():
+            try:
+                delivery = await self._next(fetch)
+                if delivery is not None:
+                    await self._handle(delivery)
+            except Exception as error:  # noqa: BLE001 - the message comes again; the worker must live to see it
+                log.warning("a message could not be settled, it will come again", queue=self._queue, error=repr(error))
+                await asyncio.sleep(UNSETTLED_PAUSE_S)
+
+    async def _next(self, fetch: Fetch) -> Delivery | None:
+        """The next message, or None when the queue stops."""
+        fetching = asyncio.ensure_future(fetch())
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        try:
+            await asyncio.wait((fetching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopping.cancel()
+            if not fetching.done():
+                fetching.cancel()
+                with suppress(asyncio.CancelledError):
+                    await fetching
+        return None if fetching.cancelled() else fetching.result()
+
+    async def _handle(self, delivery: Delivery) -> None:
+        bound = log.bind(queue=self._queue, subject=delivery.subject, position=delivery.position)
+        if delivery.deliveries > self._policy.max_deliver:
+            await delivery.park(f"{self._policy.max_deliver} consumers were lost while they handled it")
+            bound.error("parked", deliveries=delivery.deliveries)
+            return
+        try:
+            event = decode(delivery.content)
+        except UndecodableEvent as error:
+            await delivery.park(str(error))
+            bound.error("parked", error=str(error))
+            return
+        try:
+            await self._handle_with_heartbeats(delivery, Recorded(position=delivery.position, event=event))
+        except asyncio.CancelledError:
+            await delivery.again(AT_ONCE)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises, the message must be settled
+            await self._failed(delivery, error, bound.bind(run_id=event.run_id))
+        else:
+            await delivery.done()
+
+    async def _handle_with_heartbeats(self, delivery: Delivery, recorded: Recorded) -> None:
+        beating = asyncio.create_task(self._beat(delivery))
+        try:
+            await self._handler(recorded)
+        finally:
+            beating.cancel()
+
+    async def _beat(self, delivery: Delivery) -> None:
+        while True:
+            await asyncio.sleep(self._policy.ack_wait_s / 3)
+            await delivery.heartbeat()
+
+    async def _failed(self, delivery: Delivery, error: Exception, bound: structlog.stdlib.BoundLogger) -> None:
+        told = f"{type(error).__name__}: {error}"
+        if delivery.deliveries >= self._policy.max_deliver:
+            await delivery.park(told)
+            bound.error("parked", error=told, deliveries=delivery.deliveries, exc_info=error)
+            return
+        delay_s = retry_delay_s(self._policy, delivery.deliveries)
+        bound.warning("handler failed, will try again", error=told, delay_s=delay_s, exc_info=error)
+        await delivery.again(delay_s)
+
+
+def retry_delay_s(policy: DeliveryPolicy, deliveries: int) -> float:
+    """How long to wait after the n-th failed delivery."""
+    delays = policy.retry_delays_s
+    return delays[min(deliveries, len(delays)) - 1] if delays else AT_ONCE

@@ -1,0 +1,301 @@
+"""The connection to the log's server: kept alive for ever, verified each time it comes up, never silently denied."""
+
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+import structlog
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.errors import APIError, ServerError, ServiceUnavailableError
+
+from ridges.chassis.jetstream.verify import NotYet, verified_epoch
+from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
+
+log = structlog.get_logger(__name__)
+
+REQUEST_TIMEOUT_S = 2.5
+PATIENCE_S = 8.0
+"""How long calls retry by themselves."""
+RETRY_PAUSE_S = 0.1
+VERIFY_PAUSE_S = 0.5
+
+PERMANENT = (errors.MaxPayloadError, errors.BadSubjectError, errors.BadHeaderError)
+Result = TypeVar("Result")
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log is and who asks."""
+
+    url: str
+    name: str
+    monitor_url: str | None = None
+    user: str | None = None
+    password: str | None = None
+    allow_lossy: bool = False
+
+
+class Connection:
+    """One NATS client after another, until ``close``."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.epoch: str | None = None
+        self.reconnected: set[Callable[[], None]] = set()
+        """Called each time the log is there again after it was away."""
+        self._client: Client | None = None
+        self._settled = asyncio.Event()
+        """Ready, or refused for good."""
+        self._changed = asyncio.Event()
+        self.refused = False
+        """For good; ``trouble`` says why."""
+        self.on_refusal: Callable[[], object] | None = None
+        self._trouble = f"no NATS server answers at {place.url} yet; start it (ridges up, or nats-server)"
+        self._losses = 0
+        self._watched: defaultdict[str, set[asyncio.Future[NoReturn]]] = defaultdict(set)
+        self._supervisor: asyncio.Task[None] | None = None
+
+    async def open(self, wait_s: float) -> None:
+        """Start connecting; return when the log is ready, or after the wait (then it goes on in the background).
+
+        Raises:
+            LogMismatch: the log answered and is not the configured one.
+
+        """
+        self._supervisor = asyncio.create_task(self._supervise(), name="event-store-connection")
+        try:
+            async with asyncio.timeout(wait_s):
+                await self.ready()
+        except TimeoutError:
+            log.warning("the event log is not ready", reason=self._trouble)
+
+    async def close(self) -> None:
+        self.on_refusal = None
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
+        if self._client is not None and not self._client.is_closed:
+            await self._client.close()
+
+    @property
+    def client(self) -> Client:
+        if self._client is None or self._client.is_closed:
+            raise EventStoreUnavailable(self._trouble)
+        return self._client
+
+    @property
+    def trouble(self) -> str:
+        return self._trouble
+
+    async def ready(self) -> None:
+        """Wait until the log is there and verified. Raises LogMismatch."""
+        await self._settled.wait()
+        if self.refused:
+            raise LogMismatch(self._trouble)
+
+    def check_ready(self) -> None:
+        """Raises EventStoreUnavailable or LogMismatch when a call would have to wait."""
+        if self.refused:
+            raise LogMismatch(self._trouble)
+        if not self._settled.is_set():
+            raise EventStoreUnavailable(self._trouble)
+
+    async def request(
+        self,
+        subject: str,
+        payload: bytes = b"",
+        *,
+        headers: dict[str, str] | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+    ) -> Msg:
+        """The answer to one request.
+
+        Raises:
+            EventRefused: the server denies this user the subject (NATS itself would let it time out).
+            EventStoreUnavailable: the connection was lost meanwhile, the answer with it.
+
+        """
+        asking = asyncio.ensure_future(self.client.request(subject, payload, timeout_s, headers=headers))
+        with self.watched(subject) as failed:
+            try:
+                await asyncio.wait((asking, failed), return_when=asyncio.FIRST_COMPLETED)
+                return failed.result() if failed.done() else asking.result()
+            finally:
+                asking.cancel()
+
+    async def api(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """The answer of the JetStream API. Raises APIError."""
+        payload = msgspec.json.encode(body) if body is not None else b""
+        return read_reply(await self.request(f"$JS.API.{path}", payload))
+
+    async def persist(
+        self, what: str, attempt: Callable[[], Awaitable[Result]], patience_s: float = PATIENCE_S
+    ) -> Result:
+        """The attempt's result; tried again while the log is away or overloaded, until the patience ends.
+
+        Raises:
+            EventStoreUnavailable: the patience ended.
+
+        """
+        deadline = time.monotonic() + patience_s
+        reason = self._trouble
+        while (left_s := deadline - time.monotonic()) > 0:
+            try:
+                async with asyncio.timeout(left_s):
+                    await self.ready()
+                    return await attempt()
+            except TimeoutError:
+                reason = self._trouble if not self._settled.is_set() else f"no answer from {self.place.url}"
+            except PERMANENT as error:
+                raise EventRefused(f"{what}: {error}") from error
+            except (ServiceUnavailableError, ServerError) as error:
+                reason = error.description or str(error)
+            except APIError:
+                raise
+            except (errors.Error, OSError, EventStoreUnavailable) as error:
+                reason = self._trouble if not self._settled.is_set() else str(error)
+            await asyncio.sleep(RETRY_PAUSE_S)
+        raise EventStoreUnavailable(f"{what}: the event log did not answer for {patience_s:g} s: {reason}")
+
+    @contextmanager
+    def watched(self, subject: str) -> Iterator["asyncio.Future[NoReturn]"]:
+        """A future that fails when the server denies this user the subject or when the connection is lost."""
+        failed: asyncio.Future[NoReturn] = asyncio.get_running_loop().create_future()
+        watching = self._watched[subject.lower()]
+        watching.add(failed)
+        try:
+            yield failed
+        finally:
+            watching.discard(failed)
+            if not watching:
+                self._watched.pop(subject.lower(), None)
+            if not failed.cancel():
+                failed.exception()  # retrieved, whether somebody looked or not
+
+    async def _supervise(self) -> None:
+        while not self.refused:
+            try:
+                self._client = await self._connect()
+                await self._keep_verified(self._client)
+            except asyncio.CancelledError:
+                raise
+            except LogMismatch as mismatch:
+                self._refuse(str(mismatch))
+            except Exception as error:  # noqa: BLE001 - the connection must outlive whatever the client raises
+                log.warning("the connection to the event log broke", error=repr(error))
+            await asyncio.sleep(VERIFY_PAUSE_S)
+
+    async def _connect(self) -> Client:
+        client = Client()
+        try:
+            await client.connect(
+                self.place.url,
+                name=self.place.name,
+                user=self.place.user,
+                password=self.place.password,
+                error_cb=self._on_error,
+                disconnected_cb=self._on_lost,
+                reconnected_cb=self._on_change,
+                closed_cb=self._on_lost,
+                allow_reconnect=True,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]  # any number of seconds
+                connect_timeout=2,
+                ping_interval=10,
+                max_outstanding_pings=2,
+                pending_size=16 * 1024 * 1024,
+            )
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+    async def _keep_verified(self, client: Client) -> None:
+        """Until the client is closed: after each (re)connection verify the log, then let waiting calls go on."""
+        while not client.is_closed:
+            self._changed.clear()
+            if client.is_connected and not self._settled.is_set():
+                losses = self._losses
+                try:
+                    epoch = await verified_epoch(self.api, self.place.monitor_url, allow_lossy=self.place.allow_lossy)
+                except (NotYet, APIError, errors.Error, OSError, EventStoreUnavailable) as error:
+                    self._trouble = str(error) or f"no answer from {self.place.url}"
+                    await asyncio.sleep(VERIFY_PAUSE_S)
+                    continue
+                except EventRefused as denied:
+                    raise LogMismatch(str(denied)) from denied
+                self._compare(epoch)
+                if losses == self._losses:
+                    self._become_ready()
+                continue
+            await self._changed.wait()
+
+    def _compare(self, epoch: str) -> None:
+        if self.epoch not in (None, epoch):
+            raise LogMismatch(
+                f"the log at {self.place.url} was replaced while this service ran (epoch {self.epoch} became {epoch}); "
+                "restart the service, and the ledger with `ridges ledger rebuild`"
+            )
+        self.epoch = epoch
+
+    def _become_ready(self) -> None:
+        self._settled.set()
+        log.info("the event log is ready", url=self.place.url, epoch=self.epoch)
+        for notify in tuple(self.reconnected):
+            notify()
+
+    def _refuse(self, reason: str) -> None:
+        self.refused, self._trouble = True, reason
+        self._settled.set()
+        if self.on_refusal is not None:
+            self.on_refusal()
+        log.error("the event log is refused", reason=reason)
+
+    async def _on_error(self, error: Exception) -> None:
+        told = str(error) or type(error).__name__
+        if "permissions violation" in told:
+            self._deny(told)
+        elif "authorization violation" in told.lower() and self.epoch is None:
+            raise LogMismatch(  # out of the client's endless connect
+                f"the NATS server at {self.place.url} refuses user {self.place.user!r}; "
+                "set RIDGES_NATS_USER and RIDGES_NATS_PASSWORD as on the server"
+            )
+        else:
+            log.debug("nats", error=told)
+
+    def _deny(self, told: str) -> None:
+        log.error("the NATS server denies a subject", error=told)
+        subject = told.partition('"')[2].rpartition('"')[0]
+        for failed in self._watched.get(subject, ()):
+            _fail(failed, EventRefused(f"{told}; user {self.place.user!r} lacks this permission on the server"))
+
+    async def _on_lost(self) -> None:
+        self._losses += 1
+        if not self.refused:
+            self._settled.clear()
+            self._trouble = f"the connection to {self.place.url} is lost; is nats-server running?"
+        for watching in self._watched.values():
+            for failed in watching:
+                _fail(failed, EventStoreUnavailable(self._trouble))
+        self._changed.set()
+
+    async def _on_change(self) -> None:
+        self._changed.set()
+
+
+def _fail(failed: "asyncio.Future[NoReturn]", error: Exception) -> None:
+    if not failed.done():
+        failed.set_exception(error)
+
+
+def read_reply(reply: Msg) -> dict[str, Any]:
+    """The JSON of a JetStream answer. Raises APIError."""
+    fields: dict[str, Any] = msgspec.json.decode(reply.data)
+    if "error" in fields:
+        raise APIError.from_error(fields["error"])
+    return fields

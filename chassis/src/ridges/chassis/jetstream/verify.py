@@ -1,0 +1,70 @@
+"""Is this the log we are configured for, and does its server keep what it acknowledges?"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+from nats.js.errors import NotFoundError
+
+from ridges.chassis.jetstream.streams import EVENTS, LOG_OF_RECORD, RECORDED_HERE, differences
+from ridges.chassis.ports import LogMismatch
+from ridges.contracts.subjects import EVENTS_STREAM
+
+MIGRATE = "python -m ridges.chassis.migrate"
+MONITOR_TIMEOUT_S = 2.0
+
+Api = Callable[[str], Awaitable[dict[str, Any]]]
+
+
+class NotYet(Exception):
+    """What is missing may still come: ask again."""
+
+
+async def verified_epoch(api: Api, monitor_url: str | None, *, allow_lossy: bool) -> str:
+    """The epoch of the log.
+
+    Raises:
+        NotYet: the streams or the monitoring port are not there yet.
+        LogMismatch: set wrong; the message names the command or setting that mends it.
+
+    """
+    try:
+        info = await api(f"STREAM.INFO.{EVENTS_STREAM}")
+    except NotFoundError:
+        raise NotYet(f"the stream {EVENTS_STREAM} does not exist; run the migrate step: {MIGRATE}") from None
+    config = info["config"]
+    wrong = differences(config, EVENTS)
+    if wrong:
+        raise LogMismatch(f"the stream {EVENTS_STREAM} is set wrong ({'; '.join(wrong)}); mend it: {MIGRATE}")
+    metadata = config.get("metadata") or {}
+    record = metadata.get(LOG_OF_RECORD)
+    if record != RECORDED_HERE:
+        raise LogMismatch(
+            f"the log of record is {record!r}, this service is configured for {RECORDED_HERE!r}; mend the event store "
+            f"setting, or, when the stream is new, run: {MIGRATE}"
+        )
+    if not allow_lossy:
+        await _check_sync(monitor_url)
+    return str(metadata["epoch"])
+
+
+async def _check_sync(monitor_url: str | None) -> None:
+    override = "RIDGES_ALLOW_LOSSY_LOG=true runs without this safety"
+    if monitor_url is None:
+        raise LogMismatch(
+            "cannot check that the NATS server syncs what it acknowledges: set RIDGES_NATS_MONITOR_URL "
+            f"(http://host:8222); {override}"
+        )
+    url = monitor_url.rstrip("/") + "/varz"
+    timeout = aiohttp.ClientTimeout(total=MONITOR_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as reply:
+            reply.raise_for_status()
+            settings = await reply.json()
+    except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+        raise NotYet(f"the NATS server's monitoring port does not answer at {url}: {error!r}") from error
+    if not settings.get("jetstream", {}).get("config", {}).get("sync_always"):
+        raise LogMismatch(
+            f"the NATS server acknowledges before it syncs ({url}: sync_always is not set), a power cut would lose "
+            f"events; set `jetstream {{ sync_interval: always }}` in its configuration and restart it; {override}"
+        )

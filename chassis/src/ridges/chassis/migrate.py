@@ -1,0 +1,111 @@
+"""Declare the streams: ``python -m ridges.chassis.migrate``. The only step that creates or changes a stream."""
+
+import asyncio
+import sys
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+from nats.aio.client import Client
+from nats.js.errors import APIError, NotFoundError
+
+from ridges.chassis import settings
+from ridges.chassis.jetstream.connection import read_reply
+from ridges.chassis.jetstream.streams import EPOCH, EVENTS, LOG_OF_RECORD, RECORDED_HERE, STREAMS, differences
+
+REQUEST_TIMEOUT_S = 5.0
+PERSISTENCE_S = 60.0
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of the migrate step."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """The log's server."""
+    nats_user: str | None = None
+    """A user that may create streams."""
+    nats_password: str | None = None
+    """Its password."""
+    stream_replicas: int = 1
+    """Copies of each stream: 1 on a single server, 3 on a cluster."""
+
+
+async def declare_streams(nc: Client, replicas: int = 1) -> list[str]:
+    """Create what is missing and mend what is set otherwise; one line for each stream says what was done.
+
+    Raises:
+        APIError: the server refuses, for example a change of storage.
+
+    """
+    return [await _declare(nc, config | {"num_replicas": replicas}) for config in STREAMS]
+
+
+async def _declare(nc: Client, config: dict[str, Any]) -> str:
+    name = config["name"]
+    try:
+        found = (await _api(nc, f"STREAM.INFO.{name}"))["config"]
+    except NotFoundError:
+        await _api(nc, f"STREAM.CREATE.{name}", _with_identity(config, {}))
+        return f"{name}: created"
+    wanted = _with_identity(config, found.get("metadata") or {})
+    wrong = differences(found, wanted)
+    if not wrong:
+        return f"{name}: as it should be"
+    await _api(nc, f"STREAM.UPDATE.{name}", found | wanted)
+    return f"{name}: mended ({'; '.join(wrong)})"
+
+
+def _with_identity(config: dict[str, Any], metadata: dict[str, str]) -> dict[str, Any]:
+    if config["name"] != EVENTS["name"]:
+        return config
+    return config | {"metadata": {LOG_OF_RECORD: RECORDED_HERE, EPOCH: str(uuid4())} | metadata}
+
+
+async def _api(nc: Client, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    payload = msgspec.json.encode(body) if body is not None else b""
+    return read_reply(await nc.request(f"$JS.API.{path}", payload, timeout=REQUEST_TIMEOUT_S))
+
+
+async def _migrate(place: Settings) -> None:
+    nc = Client()
+
+    async def ignore(_error: Exception) -> None:
+        """Connecting is tried again until the persistence ends."""
+
+    async with asyncio.timeout(PERSISTENCE_S):
+        await nc.connect(
+            place.nats_url,
+            name="migrate",
+            user=place.nats_user,
+            password=place.nats_password,
+            error_cb=ignore,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=1,
+        )
+        try:
+            for line in await declare_streams(nc, place.stream_replicas):
+                sys.stdout.write(line + "\n")
+        finally:
+            await nc.close()
+
+
+def main() -> int:
+    """Run the step; the exit status."""
+    try:
+        place = settings.load(Settings)
+    except settings.SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    try:
+        asyncio.run(_migrate(place))
+    except TimeoutError:
+        sys.stderr.write(f"no NATS server with JetStream answered at {place.nats_url} for {PERSISTENCE_S:g} s\n")
+        return 3
+    except APIError as error:
+        sys.stderr.write(f"the NATS server at {place.nats_url} refuses a stream: {error.description}\n")
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Ridges command line and embedded system."""

@@ -1,0 +1,236 @@
+"""The commands. Thin: each imports what it needs when it runs, so that ``ridges --help`` is quick."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ridges",
+    help="Run untrusted software-engineering agents on problems: sandboxed, metered, judged by hidden tests.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+problem_app = typer.Typer(help="List and check problems.", no_args_is_help=True)
+app.add_typer(problem_app, name="problem")
+
+
+class SandboxName(StrEnum):
+    AUTO = "auto"
+    DOCKER = "docker"
+    BUBBLEWRAP = "bubblewrap"
+    PROCESS = "process"
+
+
+class CostDimension(StrEnum):
+    RUN = "run"
+    AGENT = "agent"
+    PROBLEM = "problem"
+    MODEL = "model"
+    PROVIDER = "provider"
+    DAY = "day"
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+RunId = Annotated[str, typer.Argument(help="The run's id, or a unique start of it.")]
+
+
+@app.command()
+def run(
+    agent: Annotated[Path, typer.Option("--agent", "-a", help="The agent's Python file.")],
+    problem: Annotated[str, typer.Option("--problem", "-p", help="Problem id; see `ridges problem list`.")],
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Handed to the agent as RIDGES_MODEL.")] = None,
+    max_cost_usd: Annotated[
+        str | None, typer.Option(help="Hard limit of the run's model costs. [default: 1.00]")
+    ] = None,
+    max_requests: Annotated[int | None, typer.Option(help="Hard limit of model calls.")] = None,
+    agent_timeout: Annotated[int | None, typer.Option(help="Seconds. [default: the problem's, else 2400]")] = None,
+    test_timeout: Annotated[int | None, typer.Option(help="Seconds. [default: the problem's, else 600]")] = None,
+    sandbox: Annotated[SandboxName, typer.Option(help="Where agent and tests run.")] = SandboxName.AUTO,
+    as_json: AsJson = False,
+) -> None:
+    """Run one agent on one problem and judge its patch.
+
+    Exit code: 0 resolved, 1 not resolved, 2 usage, 3 our fault, 4 budget spent, 130 interrupted.
+    """
+    from ridges.cli import run_command
+    from ridges.contracts.requests import RequestRun
+
+    request = RequestRun(
+        problem=problem,
+        agent_source=run_command.read_agent(agent),
+        agent_name=agent.name,
+        model=model,
+        limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests),
+        sandbox=sandbox.value,
+    )
+    raise typer.Exit(run_command.run_and_show(request, as_json))
+
+
+@app.command()
+def runs(
+    state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    problem: Annotated[str | None, typer.Option(help="Only runs on this problem.")] = None,
+    limit: Annotated[int, typer.Option(help="How many, newest first.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """List runs, newest first."""
+    from ridges.cli import render
+    from ridges.cli.system import system_for_reading
+
+    with system_for_reading() as client:
+        page = client.runs(state=state, problem=problem, limit=limit)
+    if as_json:
+        render.json_document(page)
+    else:
+        render.runs_table(page.runs)
+
+
+@app.command()
+def show(run_id: RunId, as_json: AsJson = False) -> None:
+    """Show one run: verdict, tests, patch, usage, cost."""
+    from ridges.cli import render
+    from ridges.cli.system import system_for_reading
+
+    with system_for_reading() as client:
+        detail = client.run(run_id)
+    if as_json:
+        render.json_document(render.run_document(detail))
+    else:
+        render.run_page(detail)
+
+
+@app.command()
+def watch(run_id: RunId, as_json: AsJson = False) -> None:
+    """Follow one run to its end."""
+    from ridges.cli import render
+    from ridges.cli.progress import RunsProgress
+    from ridges.cli.system import system_for_reading
+
+    with system_for_reading() as client:
+        detail = client.run(run_id)
+        with RunsProgress([detail]) as progress:
+            for row in client.follow(detail.run_id):
+                progress.update(row)
+        detail = client.run(detail.run_id)
+    if as_json:
+        render.json_document(render.run_document(detail))
+    else:
+        render.run_page(detail)
+
+
+@app.command()
+def cancel(run_id: RunId, as_json: AsJson = False) -> None:
+    """End a run now. What it did so far stays in the log."""
+    from ridges.cli import render
+    from ridges.cli.system import say, system_for_reading
+
+    with system_for_reading() as client:
+        detail = client.cancel(run_id, "cancelled by `ridges cancel`")
+    if as_json:
+        render.json_document(render.run_document(detail))
+    else:
+        say(f"run {detail.run_id}: {detail.state} ({detail.cause or 'no cause'})")
+
+
+@app.command()
+def costs(
+    by: Annotated[CostDimension, typer.Option(help="What the rows are.")] = CostDimension.RUN, as_json: AsJson = False
+) -> None:
+    """Token usage and costs, computed from the log."""
+    from ridges.cli import render
+    from ridges.cli.system import system_for_reading
+
+    with system_for_reading() as client:
+        report = client.costs(by.value)
+    if as_json:
+        render.json_document(report)
+    else:
+        render.costs_table(report)
+
+
+@app.command()
+def up(
+    sandbox: Annotated[SandboxName | None, typer.Option(help="Overrides [sandbox] default of ridges.toml.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start the embedded system of this folder and leave it running."""
+    from ridges.cli import render
+    from ridges.cli.config import project_root
+    from ridges.cli.embedded import control
+    from ridges.cli.embedded.state import StateDir
+    from ridges.cli.system import say
+
+    state = StateDir(project_root())
+    before = state.read()
+    state.create()
+    state.set_stays_up(True)
+    system = control.start(state, sandbox.value if sandbox else None, lambda text: say(f"starting {text} …"))
+    if before and before.phase == "ready":
+        say(f"already running since {before.started_at:%Y-%m-%d %H:%M} UTC (pid {before.supervisor_pid})")
+    if as_json:
+        render.json_document(system)
+    else:
+        say(
+            f"ledger   {system.ledger_url}   (web page and HTTP API)\n"
+            f"gateway  {system.gateway_url}\n"
+            f"nats     {system.nats_url}"
+        )
+
+
+@app.command()
+def down() -> None:
+    """Stop the embedded system of this folder. Runs in progress go on at the next start."""
+    from ridges.cli.config import project_root
+    from ridges.cli.embedded import control
+    from ridges.cli.embedded.state import StateDir
+    from ridges.cli.system import say
+
+    state = StateDir(project_root())
+    state.set_stays_up(False)
+    say("stopped" if control.stop(state) else "nothing was running")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Name what is missing or set wrong, with the command that mends it."""
+    from ridges.cli import doctor as checkup
+
+    raise typer.Exit(checkup.report(as_json))
+
+
+@app.command()
+def demo(
+    sandbox: Annotated[SandboxName, typer.Option(help="Where agent and tests run.")] = SandboxName.AUTO,
+    as_json: AsJson = False,
+) -> None:
+    """Run the example agent on the example problems, several at once."""
+    from ridges.cli import demo as demonstration
+
+    raise typer.Exit(demonstration.run_demo(sandbox.value, as_json))
+
+
+@problem_app.command("list")
+def problem_list(as_json: AsJson = False) -> None:
+    """List the published problems."""
+    from ridges.cli import render
+    from ridges.cli.system import any_system
+
+    with any_system() as client:
+        problems = client.problems()
+    if as_json:
+        render.json_document(problems)
+    else:
+        render.problems_table(problems)
+
+
+@problem_app.command("check")
+def problem_check(
+    problem: Annotated[str | None, typer.Argument(help="Problem id; default: all.")] = None, as_json: AsJson = False
+) -> None:
+    """Prove that problems are sound: the reference patch passes, the empty one fails, repeats agree."""
+    from ridges.cli import problem_check as check
+
+    raise typer.Exit(check.check_problems(problem, as_json))

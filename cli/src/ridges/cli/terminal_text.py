@@ -1,0 +1,13 @@
+"""Text from hostile agents, made safe for a terminal."""
+
+from rich.text import Text
+
+
+def printable(text: str) -> str:
+    """The text without terminal escapes and other control characters (new lines and tabs stay)."""
+    return "".join(c if c in "\n\t" or c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def safe(text: str, style: str = "") -> Text:
+    """The text for a table cell: no escapes, no markup."""
+    return Text(printable(text), style=style)

@@ -1,0 +1,2 @@
+class FormulaError(Exception):
+    """The formula cannot be read or calculated."""

@@ -1,0 +1,1 @@
+"""Ridges evaluator: judges patches by hidden tests in a fresh sandbox."""

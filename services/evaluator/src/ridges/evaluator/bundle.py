@@ -1,0 +1,98 @@
+"""What goes into an evaluation sandbox: pristine workspace, vetted patch, hidden tests, grader, plan."""
+
+import secrets
+from collections.abc import Iterable
+from importlib.resources import files as package_files
+from typing import Literal
+
+import msgspec
+
+from ridges.contracts.events import SandboxFile
+from ridges.evaluator.canaries import CanaryFile, ProbeFile, canary_file, probe_file
+from ridges.evaluator.domain import Plan, Problem, Round, SourceFile
+from ridges.evaluator.patches import VettedPatch
+from ridges.evaluator.problems.tree import moved, pack, unpack
+
+COMMAND = ("python3", "-I", "grading/grade.py")
+"""Relative to the sandbox's working directory ``/sandbox``."""
+REPORT = SandboxFile(path="/sandbox/grading/report.json", max_bytes=48 * 1024 * 1024)
+STARTUP_S = 30
+"""What grader, patch and interpreter starts may take beside the tests."""
+_PLAN = "grading/plan.json"
+
+
+RoundKind = Literal["tests", "probes", "discovery"]
+
+
+def make_plan(problem: Problem, patch: VettedPatch | None, timeout_s: int, *, discover: bool = False) -> Plan:
+    """A fresh plan: new nonce, new canaries, one round per hidden test file and one of probes."""
+    names: dict[str, list[str]] = {}
+    for test in problem.expected:
+        names.setdefault(test.id.partition("::")[0], []).append(test.id)
+    rounds = [_round("tests", (file,), ids, {}) for file, ids in names.items()]
+    if problem.probes:
+        rounds += _probe_round(problem, names)
+    if discover:
+        rounds.append(_round("discovery", names, names, {}))
+    return Plan(
+        nonce=secrets.token_hex(32),
+        problem_id=problem.problem_id,
+        problem_digest=problem.problem_digest,
+        patch=patch is not None,
+        flagged=patch.flagged if patch else (),
+        python_path=problem.python_path,
+        timeout_s=timeout_s,
+        rounds=tuple(rounds),
+        expected=problem.expected,
+    )
+
+
+def _round(kind: RoundKind, files: Iterable[str], select: Iterable[str], replaced: dict[str, str]) -> Round:
+    canaries: CanaryFile = canary_file()
+    return Round(
+        kind=kind,
+        folder=f"t{secrets.token_hex(6)}",
+        files=tuple(files),
+        select=tuple(select),
+        replaced=replaced,
+        canary_file=f"t{secrets.token_hex(6)}/test_{secrets.token_hex(4)}.py",
+        canary_source=canaries.source,
+        must_pass=canaries.must_pass,
+        must_fail=canaries.must_fail,
+    )
+
+
+def _probe_round(problem: Problem, names: dict[str, list[str]]) -> list[Round]:
+    """One round of probes over all test files; empty when no hidden test is fit."""
+    probes: dict[str, ProbeFile] = {}
+    for file, ids in names.items():
+        allowed = frozenset(test.partition("[")[0].partition("::")[2] for test in ids)
+        probe = probe_file(problem.tests[file].content.decode(), allowed)
+        if probe is not None:
+            probes[file] = probe
+    if not probes:
+        return []
+    select = [f"{file}::{test}" for file, probe in probes.items() for test in probe.tests]
+    return [_round("probes", probes, select, {file: probe.source for file, probe in probes.items()})]
+
+
+def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> bytes:
+    """The tar for ``/sandbox``."""
+    inside = package_files("ridges.evaluator") / "inside"
+    tree = moved(problem.workspace, "repo") | moved(problem.tests, "grading/tests")
+    tree["patch.diff"] = SourceFile(patch.content if patch else b"")
+    tree[_PLAN] = SourceFile(msgspec.json.encode(plan))
+    for name in ("grade.py", "run_tests.py"):
+        tree[f"grading/{name}"] = SourceFile((inside / name).read_bytes())
+    return pack(tree)
+
+
+def plan_of(bundle: bytes) -> Plan:
+    """The plan that a bundle carries: how the verdict knows what was asked, without a memory of its own."""
+    return msgspec.json.decode(unpack(bundle)[_PLAN].content, type=Plan)
+
+
+def sandbox_timeout_s(plan: Plan) -> int:
+    """How long the sandbox may live: the grader's own deadlines come first, so that a report is left."""
+    kinds = {part.kind for part in plan.rounds}
+    return plan.timeout_s * len(kinds) + STARTUP_S

@@ -1,0 +1,184 @@
+"""Tests of known outcome that run beside the hidden ones: code that bends the test run bends them too.
+
+Two kinds. *Canaries* fail or pass by construction, one per way in which hidden tests can fail. *Probes* are hidden
+tests whose expected value was replaced by a random one: they must fail with every honest solution, and pass when the
+results of the patched code are "equal" to anything.
+"""
+
+import ast
+import copy
+import random
+import secrets
+from collections.abc import Iterator
+
+import msgspec
+
+PROBES_PER_FILE = 3
+
+_MUST_FAIL = {
+    "plain": "assert {a} == {b}",
+    "truth": "assert not {a}",
+    "raised": "raise RuntimeError({a})",
+    "expected": "with pytest.raises(ValueError):\n        int('{a}')",
+    "near": "assert {a}.0 == pytest.approx({b}.0)",
+    "failed": "pytest.fail('{a}')",
+}
+_MUST_FAIL_METHODS = {
+    "equal": "self.assertEqual({a}, {b})",
+    "unequal": "self.assertNotEqual({a}, {a})",
+    "true": "self.assertTrue({a} == {b})",
+    "false": "self.assertFalse({a} == {a})",
+    "member": "self.assertIn({a}, [{b}])",
+    "identity": "self.assertIs({a}, None)",
+    "none": "self.assertIsNone({a})",
+    "almost": "self.assertAlmostEqual({a}.0, {b}.0)",
+    "lists": "self.assertListEqual([{a}], [{b}])",
+    "dicts": "self.assertDictEqual({{'x': {a}}}, {{'x': {b}}})",
+    "greater": "self.assertGreater({a}, {a})",
+    "type": "self.assertIsInstance({a}, str)",
+    "raises": "with self.assertRaises(ValueError):\n            int('{a}')",
+    "message": "with self.assertRaisesRegex(ValueError, '{b}'):\n            raise ValueError('{a}')",
+}
+_MUST_PASS = {"plain": "assert {a} == {a}", "expected": "with pytest.raises(ValueError):\n        int('x{a}')"}
+_MUST_PASS_METHODS = {
+    "equal": "self.assertEqual({a}, {a})",
+    "raises": "with self.assertRaises(ValueError):\n            int('x{a}')",
+}
+
+
+class CanaryFile(msgspec.Struct, frozen=True, kw_only=True):
+    source: str
+    must_pass: tuple[str, ...]
+    """``test_x`` or ``Class::test_x``."""
+    must_fail: tuple[str, ...]
+
+
+def canary_file() -> CanaryFile:
+    """A test file with random names and values; every call gives another."""
+    must_pass: list[str] = []
+    must_fail: list[str] = []
+    functions, methods = [], []
+    owner = f"Test{secrets.token_hex(4)}"
+    for bodies, names in ((_MUST_FAIL, must_fail), (_MUST_PASS, must_pass)):
+        for body in bodies.values():
+            name = f"test_{secrets.token_hex(4)}"
+            names.append(name)
+            functions.append(f"def {name}():\n    {_filled(body)}\n")
+    for bodies, names in ((_MUST_FAIL_METHODS, must_fail), (_MUST_PASS_METHODS, must_pass)):
+        for body in bodies.values():
+            name = f"test_{secrets.token_hex(4)}"
+            names.append(f"{owner}::{name}")
+            methods.append(f"    def {name}(self):\n        {_filled(body)}\n")
+    random.SystemRandom().shuffle(functions)
+    source = "import unittest\n\nimport pytest\n\n\n" + "\n\n".join(functions)
+    source += f"\n\nclass {owner}(unittest.TestCase):\n" + "\n".join(methods)
+    return CanaryFile(source=source, must_pass=tuple(must_pass), must_fail=tuple(must_fail))
+
+
+def _filled(body: str) -> str:
+    a = secrets.randbelow(10**9) + 1
+    return body.format(a=a, b=a + 1 + secrets.randbelow(10**9))
+
+
+class ProbeFile(msgspec.Struct, frozen=True, kw_only=True):
+    source: str
+    """The whole hidden test file, with the expected values of some of its tests replaced."""
+    tests: tuple[str, ...]
+    """``test_x`` or ``Class::test_x``; must not pass."""
+
+
+def probe_file(source: str, allowed: frozenset[str]) -> ProbeFile | None:
+    """Probes made of a hidden test file, or None when none of its tests is fit.
+
+    Fit is a test that surely compares something: an equality at the top level of its body, no way to leave it early,
+    and no decorator that might swallow a failure.
+
+    Args:
+        source: the hidden test file.
+        allowed: names of the tests that decide, without parameters.
+    """
+    module = ast.parse(source)
+    fit = [(name, function) for name, function in _functions(module) if name in allowed and _is_fit(function)]
+    if not fit:
+        return None
+    chosen = random.SystemRandom().sample(fit, min(PROBES_PER_FILE, len(fit)))
+    for _, function in chosen:
+        function.body = [_with_random_expectation(statement) for statement in function.body]
+    return ProbeFile(source=ast.unparse(ast.fix_missing_locations(module)), tests=tuple(name for name, _ in chosen))
+
+
+def _functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
+    for node in module.body:
+        if isinstance(node, ast.FunctionDef):
+            yield node.name, node
+        elif isinstance(node, ast.ClassDef):
+            yield from ((f"{node.name}::{item.name}", item) for item in node.body if isinstance(item, ast.FunctionDef))
+
+
+def _is_fit(function: ast.FunctionDef) -> bool:
+    leaves = (ast.Return, ast.Yield, ast.YieldFrom)
+    return (
+        any(_comparison(statement) is not None for statement in function.body)
+        and not any(isinstance(node, leaves) for node in ast.walk(function))
+        and all(
+            ast.unparse(d).startswith(("pytest.mark.parametrize", "patch", "mock.patch"))
+            for d in function.decorator_list
+        )
+    )
+
+
+def _comparison(statement: ast.stmt) -> ast.Compare | ast.Call | None:
+    """The equality that a statement asserts, where it asserts nothing else."""
+    if isinstance(statement, ast.Assert) and isinstance(statement.test, ast.Compare):
+        compare = statement.test
+        return compare if len(compare.ops) == 1 and isinstance(compare.ops[0], ast.Eq) else None
+    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+        call = statement.value
+        is_equal = isinstance(call.func, ast.Attribute) and ast.unparse(call.func) == "self.assertEqual"
+        return (
+            call
+            if is_equal and len(call.args) >= 2 and not any(isinstance(a, ast.Starred) for a in call.args)
+            else None
+        )
+    return None
+
+
+def _with_random_expectation(statement: ast.stmt) -> ast.stmt:
+    statement = copy.deepcopy(statement)
+    found = _comparison(statement)
+    if isinstance(found, ast.Compare):
+        if _computes(found.comparators[0]) and not _computes(found.left):
+            found.left = _another(found.left)
+        else:
+            found.comparators[0] = _another(found.comparators[0])
+    elif found is not None:
+        side = 0 if _computes(found.args[1]) and not _computes(found.args[0]) else 1
+        found.args[side] = _another(found.args[side])
+    return statement
+
+
+def _computes(node: ast.expr) -> bool:
+    return any(isinstance(inner, ast.Call | ast.Attribute | ast.Subscript) for inner in ast.walk(node))
+
+
+def _another(expected: ast.expr) -> ast.expr:
+    """A random value, of the same type where the type can be seen."""
+    number, text = secrets.randbelow(10**15) + 10**15, secrets.token_hex(12)
+    match expected:
+        case ast.Constant(value=bool() | None) | ast.Constant(value=str()):
+            return ast.Constant(text)
+        case ast.Constant(value=int()):
+            return ast.Constant(number)
+        case ast.Constant(value=float()):
+            return ast.Constant(number + 0.5)
+        case ast.Constant(value=bytes()):
+            return ast.Constant(text.encode())
+        case ast.List():
+            return ast.List(elts=[ast.Constant(text)], ctx=ast.Load())
+        case ast.Tuple():
+            return ast.Tuple(elts=[ast.Constant(text)], ctx=ast.Load())
+        case ast.Dict():
+            return ast.Dict(keys=[ast.Constant(text)], values=[ast.Constant(number)])
+        case ast.Set():
+            return ast.Set(elts=[ast.Constant(text)])
+    return ast.Constant(text)

@@ -1,0 +1,1 @@
+"""Problem folders: reading them, packing them, understanding their formats."""

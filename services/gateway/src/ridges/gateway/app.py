@@ -1,0 +1,171 @@
+"""Composition root of the gateway."""
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from litestar import Litestar
+
+from ridges.chassis import logs
+from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
+from ridges.chassis.clock import SystemClock
+from ridges.chassis.health import Check, health_handlers
+from ridges.chassis.jetstream import open_event_store
+from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable
+from ridges.chassis.serving import run, serve
+from ridges.chassis.settings import SettingsError, load
+from ridges.gateway.attempts import Attempts
+from ridges.gateway.contents import Contents
+from ridges.gateway.contract_routes import contract_routes
+from ridges.gateway.identity import Identity
+from ridges.gateway.meters import Meters
+from ridges.gateway.openai_http import OpenAiHttp
+from ridges.gateway.openai_routes import openai_routes
+from ridges.gateway.pipeline import Pipeline
+from ridges.gateway.ports import ModelProvider
+from ridges.gateway.providers_config import ConfigError, ProvidersConfig, load_providers
+from ridges.gateway.replay import Replay
+from ridges.gateway.replies import exception_handlers
+from ridges.gateway.reservations import Reservations
+from ridges.gateway.roster import Roster
+from ridges.gateway.run_states import RunStates
+from ridges.gateway.settings import GatewaySettings
+from ridges.gateway.settling import Settler
+
+log = structlog.get_logger(__name__)
+
+LARGEST_BODY = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """The wired parts that a process has to run."""
+
+    http: Litestar
+    states: RunStates
+    pipeline: Pipeline
+
+
+def wire_gateway(
+    settings: GatewaySettings,
+    config: ProvidersConfig,
+    *,
+    adapters: Mapping[str, ModelProvider],
+    store: EventStore,
+    blobs: BlobStore,
+    clock: Clock,
+    meters: Meters,
+    rng: random.Random,
+) -> Gateway:
+    """All parts, wired. ``states.follow()`` must run beside the HTTP app."""
+    states = RunStates(store, settings.known_runs)
+    settler = Settler(store, states)
+    roster = Roster(config, adapters, clock, rng)
+    contents = Contents(blobs, settings.contents)
+    pipeline = Pipeline(
+        states=states,
+        reservations=Reservations(
+            store, states, settler, clock, wait_s=settings.budget_wait_s, longest_call_s=settings.call_deadline_s
+        ),
+        roster=roster,
+        attempts=Attempts(roster, clock, stream_idle_s=settings.stream_idle_s),
+        settler=settler,
+        contents=contents,
+        meters=meters,
+        clock=clock,
+        call_deadline_s=settings.call_deadline_s,
+    )
+    checks = {"event log": store.ping, "runs": _following(states), "blobs": contents.ping}
+    return Gateway(_http(pipeline, Identity(settings.token_key), checks), states, pipeline)
+
+
+@asynccontextmanager
+async def open_adapters(config: ProvidersConfig) -> AsyncIterator[dict[str, ModelProvider]]:
+    """The adapter of each provider.
+
+    Raises:
+        ConfigError: a recording cannot be read.
+
+    """
+    async with AsyncExitStack() as stack:
+        adapters: dict[str, ModelProvider] = {}
+        for provider in config.providers:
+            adapter: ModelProvider = Replay(provider) if provider.kind == "replay" else OpenAiHttp(provider)
+            stack.push_async_callback(adapter.close)
+            adapters[provider.name] = adapter
+        yield adapters
+
+
+async def serve_gateway(settings: GatewaySettings) -> None:
+    """Run the service until SIGTERM.
+
+    Raises:
+        SettingsError: settings, ridges.toml or the blobs URL cannot be used.
+
+    """
+    logs.configure("gateway", settings.log_format, settings.log_level)
+    async with AsyncExitStack() as stack:
+        try:
+            config = load_providers(settings.config)
+            adapters = await stack.enter_async_context(open_adapters(config))
+            blobs = open_blob_store(settings.blobs_url)
+        except (ConfigError, BlobsUrlError) as error:
+            raise SettingsError(str(error)) from error
+        store = await stack.enter_async_context(
+            open_event_store(
+                settings.nats_url,
+                name="gateway",
+                monitor_url=settings.nats_monitor_url,
+                user=settings.nats_user,
+                password=settings.nats_password,
+                allow_lossy=settings.allow_lossy_log,
+            )
+        )
+        gateway = wire_gateway(
+            settings,
+            config,
+            adapters=adapters,
+            store=store,
+            blobs=blobs,
+            clock=SystemClock(),
+            meters=Meters(),
+            rng=random.SystemRandom(),
+        )
+        log.info("gateway starts", providers=[provider.name for provider in config.providers], port=settings.http_port)
+        await serve(
+            gateway.http,
+            host=settings.http_host,
+            port=settings.http_port,
+            background=[gateway.states.follow],
+            drain=gateway.pipeline.drain,
+            drain_timeout_s=settings.drain_timeout_s,
+        )
+
+
+def main() -> None:
+    """Entry point of ``python -m ridges.gateway``."""
+    run(lambda: serve_gateway(load(GatewaySettings)))
+
+
+def _http(pipeline: Pipeline, identity: Identity, checks: Mapping[str, Check]) -> Litestar:
+    return Litestar(
+        route_handlers=[
+            *contract_routes(pipeline, identity),
+            *openai_routes(pipeline, identity),
+            *health_handlers("gateway", checks),
+        ],
+        exception_handlers=exception_handlers,
+        request_max_body_size=LARGEST_BODY,
+        openapi_config=None,
+        logging_config=None,
+    )
+
+
+def _following(states: RunStates) -> Check:
+    async def check() -> None:
+        if not states.is_following():
+            raise EventStoreUnavailable("the runs are not read yet: the event log does not answer")
+
+    return check

@@ -1,0 +1,45 @@
+"""A model call on its way: the same shape for every dialect, and the body that a provider gets of it."""
+
+from typing import Literal
+
+import msgspec
+from msgspec import Raw
+
+from ridges.gateway.errors import Kind
+
+Fields = dict[str, Raw]
+"""Top-level fields of an OpenAI-style body, each still encoded: what the gateway need not read passes on untouched."""
+
+
+class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
+    """What a caller wants, in OpenAI terms."""
+
+    kind: Kind
+    model: str
+    """Public name."""
+    fields: Fields
+    received: bytes
+    """The caller's body, for the record."""
+    streamed: bool = False
+    keep_usage: bool = False
+    """The caller of a stream asked for the usage itself."""
+    answers: int = 1
+    output_tokens: int | None = None
+    """The caller's own limit for each answer."""
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+
+
+def upstream_body(call: ModelCall, served: str, output_limit: int | None) -> bytes:
+    """The body for one provider: its own model name, the output limit where there is one, usage always asked for."""
+    fields = dict(call.fields)
+    fields["model"] = encoded(served)
+    if output_limit is not None:
+        fields[call.limit_field] = encoded(output_limit)
+    if call.streamed:
+        options = msgspec.json.decode(fields.get("stream_options", Raw(b"null")), type=Fields | None) or {}
+        fields["stream_options"] = encoded(options | {"include_usage": Raw(b"true")})
+    return msgspec.json.encode(fields)
+
+
+def encoded(value: object) -> Raw:
+    return Raw(msgspec.json.encode(value))

@@ -1,0 +1,76 @@
+"""Callers that leave: noticed at once, while a call is answered and while a stream is relayed."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
+
+from litestar import Request
+from litestar.response.base import ASGIResponse
+from litestar.types import Receive, Send
+
+from ridges.gateway.errors import CallerGone
+
+Result = TypeVar("Result")
+AnyRequest = Request[Any, Any, Any]
+
+
+async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of the work, which is cancelled as soon as the caller disconnects. The body must have been read.
+
+    Raises:
+        CallerGone: nobody is there to get the result.
+
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_disconnect(request.receive))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise CallerGone
+    finally:
+        leaving.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+
+
+class EventStreamResponse(ASGIResponse):
+    """Server-sent events. The generator is closed when the caller leaves."""
+
+    __slots__ = ("_events", "_first")
+
+    _should_set_content_length = False
+
+    def __init__(self, first: bytes, events: AsyncGenerator[bytes, None]) -> None:
+        super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._first, self._events = first, events
+
+    async def send_body(self, send: Send, receive: Receive) -> None:
+        relaying = asyncio.ensure_future(self._relay(send))
+        leaving = asyncio.ensure_future(_disconnect(receive))
+        try:
+            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if relaying.done():
+                relaying.result()
+        finally:
+            leaving.cancel()
+            if not relaying.done():
+                relaying.cancel()
+                await asyncio.wait({relaying})
+            await self._events.aclose()
+
+    async def _relay(self, send: Send) -> None:
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        async for events in self._events:
+            await send({"type": "http.response.body", "body": events, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> ASGIResponse:
+    return ASGIResponse(body=body, status_code=status, media_type="application/json", headers=headers)
+
+
+async def _disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,203 @@
+"""What a run may still use: the fold of its inference events and the decision about one more call. Pure.
+
+A reservation is the worst case of a call. Used and reserved together never exceed a limit: that is what makes the
+limits hard, for parallel calls and for several gateways alike (they agree by optimistic concurrency on the run's
+InferenceReserved events).
+"""
+
+from datetime import datetime, timedelta
+
+import msgspec
+
+from ridges.contracts import events as ev
+from ridges.contracts.limits import ModelLimits
+from ridges.contracts.money import TOKENS_PER_PRICE, usd_text
+from ridges.contracts.usage import TokenPrice, TokenUsage, cost_nano_usd
+from ridges.gateway import errors
+
+MIN_OUTPUT_TOKENS = 16
+"""A call is not cut down below this: fewer tokens are no answer, only a charge."""
+
+
+class Reservation(msgspec.Struct, frozen=True):
+    """The worst case of a call in flight."""
+
+    cost_nano_usd: int
+    tokens: int
+    at: datetime
+
+
+class Spending:
+    """Fold of one run's inference events. Events may come twice and a settlement before its reservation."""
+
+    def __init__(self) -> None:
+        self.open: dict[str, Reservation] = {}
+        self.used_nano = 0
+        self.used_tokens = 0
+        self.requests = 0
+        """Calls that used tokens and have ended."""
+        self.refusals = 0
+        self.last_reserved_position = 0
+        self._ended: set[str] = set()
+        self._refused: set[str] = set()
+
+    @property
+    def reserved_nano(self) -> int:
+        return sum(reservation.cost_nano_usd for reservation in self.open.values())
+
+    @property
+    def reserved_tokens(self) -> int:
+        return sum(reservation.tokens for reservation in self.open.values())
+
+    def in_flight(self, now: datetime, longest_call_s: float) -> int:
+        """Open reservations that can belong to a living call; older ones were left behind by a crash."""
+        oldest = now - timedelta(seconds=longest_call_s)
+        return sum(reservation.at >= oldest for reservation in self.open.values())
+
+    def apply(self, event: ev.AnyEvent, position: int) -> None:
+        match event:
+            case ev.InferenceReserved():
+                self.last_reserved_position = max(self.last_reserved_position, position)
+                if event.call_id not in self._ended:
+                    self.open[event.call_id] = Reservation(event.cost_nano_usd, event.tokens, event.time)
+            case ev.InferenceMade() | ev.InferenceFailed() | ev.InferenceSettled():
+                self._end(event.call_id, event.cost_nano_usd, event.usage)
+            case ev.InferenceRefused() if event.id not in self._refused:
+                self._refused.add(event.id)
+                self.refusals += 1
+
+    def _end(self, call_id: str, cost: int, usage: TokenUsage) -> None:
+        if call_id in self._ended:
+            return
+        self._ended.add(call_id)
+        self.open.pop(call_id, None)
+        self.used_nano += cost
+        self.used_tokens += usage.total
+        self.requests += 1 if usage.total or cost else 0
+
+
+class Demand(msgspec.Struct, frozen=True, kw_only=True):
+    """The worst case of a call before any limit: upper bounds of tokens, the highest price of each kind on offer."""
+
+    prompt_tokens: int
+    output_tokens: int
+    """For each of the answers asked for; 0 for embeddings."""
+    answers: int = 1
+    price: TokenPrice
+
+
+class Grant(msgspec.Struct, frozen=True, kw_only=True):
+    """What is set aside for a call."""
+
+    cost_nano_usd: int
+    tokens: int
+    output_tokens: int
+    """Most output tokens of each answer."""
+    lowered: bool
+    """The call may produce less than it asked for: the provider must be told."""
+
+
+class WaitForOthers(msgspec.Struct, frozen=True):
+    """Calls in flight hold what this one needs; some of it comes back when they end."""
+
+
+def refusal_before_call(
+    run_id: str, limits: ModelLimits, spending: Spending, in_flight: int
+) -> errors.GatewayError | None:
+    """The limit that is reached whatever the call needs. Cost first. Source: agent contract (order of checks)."""
+    if spending.used_nano >= limits.max_cost_nano_usd:
+        return errors.CostLimitReached(run_id, limits.max_cost_nano_usd, spending.used_nano)
+    requests = spending.requests + len(spending.open)
+    if requests >= limits.max_requests:
+        return errors.RequestLimitReached(run_id, limits.max_requests, requests)
+    if spending.used_tokens >= limits.max_tokens:
+        return errors.TokenLimitReached(run_id, limits.max_tokens, spending.used_tokens)
+    if in_flight >= limits.max_concurrency:
+        return errors.TooManyCalls(run_id, limits.max_concurrency)
+    return None
+
+
+def decide(
+    run_id: str, limits: ModelLimits, spending: Spending, demand: Demand, *, in_flight: int, may_wait: bool
+) -> Grant | WaitForOthers | errors.GatewayError:
+    """Whether the call goes ahead, and with how many output tokens.
+
+    The full worst case if it fits; else wait while other calls in flight hold reservations; else as many output
+    tokens as fit, down to ``MIN_OUTPUT_TOKENS``; else a refusal. So an honest agent can use its budget to the end.
+    """
+    refusal = refusal_before_call(run_id, limits, spending, in_flight)
+    if refusal is not None:
+        return refusal
+    room_nano = limits.max_cost_nano_usd - spending.used_nano - spending.reserved_nano
+    room_tokens = limits.max_tokens - spending.used_tokens - spending.reserved_tokens
+    fitting = affordable_output(room_nano, room_tokens, demand)
+    if fitting is not None and fitting >= demand.output_tokens:
+        return _grant(demand, demand.output_tokens, lowered=False)
+    if may_wait and in_flight:
+        return WaitForOthers()
+    least = min(MIN_OUTPUT_TOKENS, demand.output_tokens)
+    if fitting is not None and fitting >= least:
+        return _grant(demand, fitting, lowered=True)
+    return _too_small(run_id, limits, spending, demand, room_nano=room_nano, least=least)
+
+
+def affordable_output(room_nano: int, room_tokens: int, demand: Demand) -> int | None:
+    """Most output tokens of each answer that fit; None when not even the prompt does."""
+    left_tokens = room_tokens - demand.prompt_tokens
+    left_exact = room_nano * TOKENS_PER_PRICE - demand.prompt_tokens * _input_price(demand.price)
+    if room_nano <= 0 or left_tokens < 0 or left_exact < 0:
+        return None
+    by_tokens = left_tokens // demand.answers
+    price = _output_price(demand.price) * demand.answers
+    by_cost = left_exact // price if price else demand.output_tokens
+    return min(demand.output_tokens, by_tokens, by_cost)
+
+
+def worst_cost_nano(demand: Demand, output_tokens: int) -> int:
+    """Prompt at the input price, output at the higher of output and reasoning price."""
+    worst = TokenPrice(
+        input=_input_price(demand.price), cached_input=0, output=_output_price(demand.price), reasoning=0
+    )
+    return cost_nano_usd(TokenUsage(input=demand.prompt_tokens, output=output_tokens * demand.answers), worst)
+
+
+def _grant(demand: Demand, output_tokens: int, *, lowered: bool) -> Grant:
+    return Grant(
+        cost_nano_usd=worst_cost_nano(demand, output_tokens),
+        tokens=demand.prompt_tokens + output_tokens * demand.answers,
+        output_tokens=output_tokens,
+        lowered=lowered,
+    )
+
+
+def _too_small(
+    run_id: str, limits: ModelLimits, spending: Spending, demand: Demand, *, room_nano: int, least: int
+) -> errors.GatewayError:
+    current_nano = spending.used_nano + spending.reserved_nano
+    smallest = worst_cost_nano(demand, least)
+    if room_nano <= 0:
+        return errors.CostLimitReached(run_id, limits.max_cost_nano_usd, current_nano)
+    if smallest > room_nano:
+        more = f" This call alone could cost {usd_text(smallest)} USD, more than the {usd_text(room_nano)} USD left."
+        return errors.CostLimitReached(run_id, limits.max_cost_nano_usd, current_nano, more)
+    current_tokens = spending.used_tokens + spending.reserved_tokens
+    more = f" This call alone could use {demand.prompt_tokens + least * demand.answers} tokens."
+    return errors.TokenLimitReached(run_id, limits.max_tokens, current_tokens, more)
+
+
+def _input_price(price: TokenPrice) -> int:
+    return max(price.input, price.cached_input)
+
+
+def _output_price(price: TokenPrice) -> int:
+    return max(price.output, price.reasoning)
+
+
+def highest(prices: list[TokenPrice]) -> TokenPrice:
+    """The highest price of each kind: the worst case over providers that may serve the call."""
+    return TokenPrice(
+        input=max(price.input for price in prices),
+        cached_input=max(price.cached_input for price in prices),
+        output=max(price.output for price in prices),
+        reasoning=max(price.reasoning for price in prices),
+    )

@@ -1,0 +1,160 @@
+"""``/v1/...``: the OpenAI surface. Bodies pass on untouched but for model, output limit and stream options."""
+
+from typing import Any, Literal
+
+import msgspec
+from litestar import get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+from litestar.response.base import ASGIResponse
+from msgspec import Raw
+
+from ridges.gateway.attempts import MalformedReply
+from ridges.gateway.calls import Fields, ModelCall
+from ridges.gateway.connection import AnyRequest, EventStreamResponse, json_response, unless_gone
+from ridges.gateway.errors import BodyInvalid, Kind, ModelNotSupported
+from ridges.gateway.identity import Identity
+from ridges.gateway.pipeline import Pipeline
+
+MOST_ANSWERS = 128
+
+
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
+class _Completion(msgspec.Struct):
+    choices: list[Raw]
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[Raw]
+
+
+def openai_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHandler]:
+    """Routes of the OpenAI surface. The run is the token's; the body's own identity fields mean nothing."""
+
+    @post("/v1/chat/completions", status_code=200)
+    async def chat(request: AnyRequest) -> ASGIResponse:
+        run_id = identity.run_of(request)
+        call = chat_call(await request.body())
+        if not call.streamed:
+            body, _ = await unless_gone(request, pipeline.complete(run_id, call, check_completion))
+            return json_response(body)
+        events = pipeline.stream(run_id, call)
+        first = await unless_gone(request, anext(events))
+        return EventStreamResponse(first, events)
+
+    @post("/v1/embeddings", status_code=200)
+    async def embeddings(request: AnyRequest) -> ASGIResponse:
+        run_id = identity.run_of(request)
+        received = await request.body()
+        fields = _fields(received)
+        _need(fields, "input")
+        call = ModelCall(kind="embedding", model=_model(fields), fields=fields, received=received)
+        body, _ = await unless_gone(request, pipeline.complete(run_id, call, check_embeddings))
+        return json_response(body)
+
+    @get("/v1/models")
+    async def models() -> ASGIResponse:
+        return json_response(msgspec.json.encode({"object": "list", "data": list(_models(pipeline).values())}))
+
+    @get("/v1/models/{name:path}")
+    async def model(name: FromPath[str]) -> ASGIResponse:
+        found = _models(pipeline).get(name.removeprefix("/"))
+        if found is None:
+            raise ModelNotSupported(name.removeprefix("/"), "chat")
+        return json_response(msgspec.json.encode(found))
+
+    return [chat, embeddings, models, model]
+
+
+def chat_call(received: bytes) -> ModelCall:
+    """What a chat body asks for.
+
+    Raises:
+        BodyInvalid: no JSON object, no model, no messages, or a limit that is no positive integer.
+
+    """
+    fields = _fields(received)
+    _need(fields, "messages")
+    streamed = _value(fields, "stream", bool | None) or False
+    options = _value(fields, "stream_options", _StreamOptions | None) if streamed else None
+    newer = _limit(fields, "max_completion_tokens")
+    older = _limit(fields, "max_tokens")
+    limit_field: Literal["max_tokens", "max_completion_tokens"] = (
+        "max_tokens" if newer is None else "max_completion_tokens"
+    )
+    answers = _value(fields, "n", int | None) or 1
+    if not 1 <= answers <= MOST_ANSWERS:
+        raise BodyInvalid(("body", "n"), f"must be between 1 and {MOST_ANSWERS}")
+    return ModelCall(
+        kind="chat",
+        model=_model(fields),
+        fields=fields,
+        received=received,
+        streamed=streamed,
+        keep_usage=bool(options and options.include_usage),
+        answers=answers,
+        output_tokens=older if newer is None else newer,
+        limit_field=limit_field,
+    )
+
+
+def check_completion(body: bytes) -> None:
+    """Raises MalformedReply when the body is no chat completion."""
+    try:
+        choices = msgspec.json.decode(body, type=_Completion).choices
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedReply(f"no chat completion: {error}") from error
+    if not choices:
+        raise MalformedReply("no chat completion: it has no choices")
+
+
+def check_embeddings(body: bytes) -> None:
+    """Raises MalformedReply when the body is no list of embeddings."""
+    try:
+        msgspec.json.decode(body, type=_Embeddings)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise MalformedReply(f"no embeddings: {error}") from error
+
+
+def _fields(received: bytes) -> Fields:
+    try:
+        return msgspec.json.decode(received, type=Fields)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BodyInvalid(("body",), f"not a JSON object: {error}") from error
+
+
+def _value(fields: Fields, name: str, kind: Any) -> Any:
+    if name not in fields:
+        return None
+    try:
+        return msgspec.json.decode(fields[name], type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BodyInvalid(("body", name), str(error)) from error
+
+
+def _need(fields: Fields, name: str) -> None:
+    if name not in fields:
+        raise BodyInvalid(("body", name), "Field required")
+
+
+def _model(fields: Fields) -> str:
+    _need(fields, "model")
+    model = _value(fields, "model", str)
+    assert isinstance(model, str)
+    return model
+
+
+def _limit(fields: Fields, name: str) -> int | None:
+    limit: int | None = _value(fields, name, int | None)
+    if limit is not None and limit < 1:
+        raise BodyInvalid(("body", name), "must be at least 1")
+    return limit
+
+
+def _models(pipeline: Pipeline) -> dict[str, dict[str, Any]]:
+    kinds: tuple[Kind, ...] = ("chat", "embedding")
+    names = dict.fromkeys(offer.model.name for kind in kinds for offer in pipeline.listed(kind))
+    return {name: {"id": name, "object": "model", "created": 0, "owned_by": "ridges"} for name in names}

@@ -1,0 +1,277 @@
+"""The way of every call: run state, limits, model, reservation, provider(s), settlement, reply."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import TypeVar
+
+import structlog
+
+from ridges.chassis.ports import Clock, EventStoreUnavailable
+from ridges.contracts import events as ev
+from ridges.contracts.blobs import BlobRef
+from ridges.contracts.lifecycle import Run, RunState
+from ridges.gateway.attempts import Attempts, StreamCut
+from ridges.gateway.calls import ModelCall
+from ridges.gateway.contents import Contents
+from ridges.gateway.domain import Demand, highest, refusal_before_call
+from ridges.gateway.errors import (
+    CallerGone,
+    GatewayError,
+    InternalError,
+    Kind,
+    LogUnavailable,
+    ModelNotSupported,
+    RunNotRunning,
+    ShuttingDown,
+    UnknownRun,
+)
+from ridges.gateway.meters import Meters
+from ridges.gateway.records import CallRecord
+from ridges.gateway.reservations import Reservations
+from ridges.gateway.roster import Offer, Roster
+from ridges.gateway.run_states import RunStates, RunView
+from ridges.gateway.settling import Settler
+from ridges.gateway.sse import DONE, SseRelay, error_event
+from ridges.gateway.usage_parsing import most_prompt_tokens
+
+log = structlog.get_logger(__name__)
+
+MOST_REFUSALS_RECORDED = 100
+"""Of one run: a loop of refused calls must not fill the log."""
+
+Reply = TypeVar("Reply")
+
+
+class Pipeline:
+    """All model calls go through here, whatever dialect they came in."""
+
+    def __init__(
+        self,
+        *,
+        states: RunStates,
+        reservations: Reservations,
+        roster: Roster,
+        attempts: Attempts,
+        settler: Settler,
+        contents: Contents,
+        meters: Meters,
+        clock: Clock,
+        call_deadline_s: float,
+    ) -> None:
+        self._states, self._reservations, self._roster = states, reservations, roster
+        self._attempts, self._settler, self._contents, self._meters = attempts, settler, contents, meters
+        self._clock, self._call_deadline_s = clock, call_deadline_s
+        self._draining = False
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def complete(self, run_id: str, call: ModelCall, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
+        """The provider's answer and what ``accept`` makes of it (which may refuse it with MalformedReply).
+
+        Raises:
+            GatewayError: refused or failed; already recorded.
+
+        """
+        deadline = self._clock.monotonic() + self._call_deadline_s
+        view = await self._known(run_id)
+        with self._counted(view):
+            record = await self._admit(view, call)
+            keeping = asyncio.create_task(self._contents.keep(call.received))
+            try:
+                body, reply = await self._attempts.send(record, deadline, accept)
+                request, kept = await keeping, await self._contents.keep(body)
+            except BaseException as error:
+                await self._fail(view, record, keeping, error)
+                raise
+            await self._settle_made(view, record, request, kept)
+            return body, reply
+
+    async def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
+        """Events for the caller. Until the first one is out, errors are raised; later they are an error event.
+
+        Closing the generator early closes the provider's connection and settles with what was generated.
+        """
+        deadline = self._clock.monotonic() + self._call_deadline_s
+        view = await self._known(run_id)
+        with self._counted(view):
+            record = await self._admit(view, call)
+            keeping = asyncio.create_task(self._contents.keep(call.received))
+            sent = False
+            relays: list[SseRelay] = []
+
+            def relay() -> SseRelay:
+                relays.append(SseRelay(keep_usage=call.keep_usage))
+                return relays[-1]
+
+            try:
+                async with aclosing(self._attempts.stream(record, relay, deadline)) as events:
+                    async for event in events:
+                        sent = True
+                        yield event
+                raw = b"\n\n".join(relays[-1].received)
+                request, kept = await keeping, await self._contents.keep(raw, "text/event-stream")
+            except StreamCut as cut:
+                await self._fail(view, record, keeping, cut.failure)
+                if not sent:
+                    raise cut.failure from cut
+                yield error_event(cut.failure.detail, cut.failure.code)
+                return
+            except BaseException as error:
+                await self._fail(view, record, keeping, error)
+                raise
+            await self._settle_made(view, record, request, kept)
+            yield DONE
+
+    async def spending_of(self, run_id: str) -> tuple[int, int]:
+        """(used, most allowed) in nano-USD, from the log."""
+        view = await self._known(run_id)
+        return view.spending.used_nano, _run_of(view).limits.model.max_cost_nano_usd
+
+    async def refuse(self, run_id: str, refusal: GatewayError, model: str | None) -> None:
+        """Record a refusal that was decided outside (identity). Does nothing for a run that does not exist."""
+        try:
+            view = await self._states.view(run_id)
+        except EventStoreUnavailable:
+            return
+        if view is not None:
+            await self._record_refusal(view, refusal, model)
+
+    def listed(self, kind: Kind) -> list[Offer]:
+        """What the model lists show."""
+        return self._roster.listed(kind)
+
+    async def drain(self) -> None:
+        """Refuse new calls, let those in flight end, then wait until the log has everything."""
+        self._draining = True
+        await self._idle.wait()
+        await self._settler.drain()
+
+    async def _known(self, run_id: str) -> RunView:
+        if self._draining:
+            raise ShuttingDown
+        if not self._states.is_following() or self._settler.overloaded:
+            raise LogUnavailable
+        try:
+            view = await self._states.view(run_id)
+        except EventStoreUnavailable as error:
+            raise LogUnavailable from error
+        if view is None:
+            raise UnknownRun(run_id)
+        return view
+
+    async def _admit(self, view: RunView, call: ModelCall) -> CallRecord:
+        """Checks in the contract's order, then the reservation."""
+        try:
+            await self._check_state(view)
+            limits = _run_of(view).limits.model
+            refusal = refusal_before_call(view.run_id, limits, view.spending, self._reservations.in_flight(view))
+            if refusal is not None:
+                raise refusal
+            offers = self._roster.offers(call.model, call.kind)
+            if not offers:
+                raise ModelNotSupported(call.model, call.kind)
+            demand, call_id = _demand(call, offers), self._clock.new_id()
+            grant = await self._reservations.reserve(view, limits, call_id, call, demand)
+        except GatewayError as refusal:
+            await self._record_refusal(view, refusal, call.model)
+            raise
+        return CallRecord(view.run_id, call_id, call, demand, grant, self._clock)
+
+    async def _check_state(self, view: RunView) -> None:
+        if view.state is not RunState.RUNNING_AGENT and not _run_of(view).ended:
+            try:
+                await self._states.catch_up(view)
+            except EventStoreUnavailable as error:
+                raise LogUnavailable from error
+        if view.state is not RunState.RUNNING_AGENT:
+            raise RunNotRunning(view.run_id, str(view.state))
+
+    async def _record_refusal(self, view: RunView, refusal: GatewayError, model: str | None) -> None:
+        if refusal.reason is None:
+            return
+        self._meters.refused(refusal.reason)
+        if view.spending.refusals + view.refusals_on_the_way >= MOST_REFUSALS_RECORDED:
+            return
+        view.refusals_on_the_way += 1
+        try:
+            await self._settler.record_refusal(
+                view,
+                ev.InferenceRefused(
+                    id=self._clock.new_id(),
+                    run_id=view.run_id,
+                    time=self._clock.now(),
+                    reason=refusal.reason,
+                    status=refusal.status,
+                    model=model[:200] if model else None,
+                    detail=refusal.detail[:1000],
+                ),
+            )
+        finally:
+            view.refusals_on_the_way -= 1
+
+    async def _settle_made(
+        self, view: RunView, record: CallRecord, request: BlobRef | None, reply: BlobRef | None
+    ) -> None:
+        event = record.made(self._clock.new_id(), self._clock.now(), request, reply)
+        if record.exceeds_grant:
+            log.warning(
+                "a call used more than its worst case: check prices, context and max_output of the model",
+                run_id=view.run_id,
+                call_id=record.call_id,
+                model=record.call.model,
+                provider=event.attempts[-1].provider,
+            )
+        self._meters.ended(event)
+        await self._settler.settle(view, event)
+
+    async def _fail(
+        self, view: RunView, record: CallRecord, keeping: "asyncio.Task[BlobRef | None]", error: BaseException
+    ) -> None:
+        """Settle a call that ends without an answer. Callers that left are not waited for."""
+        left = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        why = error if isinstance(error, GatewayError) else CallerGone() if left else InternalError()
+        if isinstance(why, InternalError):
+            log.error("a model call broke", run_id=view.run_id, call_id=record.call_id, exc_info=error)
+        request = keeping.result() if keeping.done() and not keeping.cancelled() else None
+        if request is None and not left:
+            request = await keeping
+        event = record.failed(self._clock.new_id(), self._clock.now(), request, why)
+        self._meters.ended(event)
+        settling = self._settler.later(view, event)
+        if not left:
+            await asyncio.wait({settling}, timeout=5.0)
+
+    @contextmanager
+    def _counted(self, view: RunView) -> Iterator[None]:
+        if self._draining:
+            raise ShuttingDown
+        view.calls_here += 1
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            view.calls_here -= 1
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+
+def _demand(call: ModelCall, offers: tuple[Offer, ...]) -> Demand:
+    """The worst case over all providers that may serve the call."""
+    context = max(offer.model.context for offer in offers)
+    most_output = max(offer.model.max_output for offer in offers)
+    wanted = most_output if call.output_tokens is None else min(call.output_tokens, most_output)
+    return Demand(
+        prompt_tokens=min(most_prompt_tokens(call.fields), context),
+        output_tokens=wanted,
+        answers=call.answers,
+        price=highest([offer.model.price for offer in offers]),
+    )
+
+
+def _run_of(view: RunView) -> Run:
+    assert view.run is not None, "views of unknown runs are not handed out"
+    return view.run

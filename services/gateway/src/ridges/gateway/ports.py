@@ -1,0 +1,69 @@
+"""The port to a provider. Adapters: ``openai_http`` (any OpenAI-compatible URL), ``replay`` (recorded replies)."""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, Protocol
+
+import msgspec
+
+Path = Literal["chat/completions", "embeddings"]
+
+
+class ProviderUnreachable(Exception):
+    """No connection, or it broke before the answer was complete. The message holds no secret."""
+
+
+class ProviderTooSlow(Exception):
+    """The timeout passed before the answer was complete."""
+
+
+class ProviderReply(msgspec.Struct, frozen=True, kw_only=True):
+    """A complete answer of a provider, good or bad."""
+
+    status: int
+    body: bytes
+    retry_after_s: float | None = None
+
+
+class ProviderStream(Protocol):
+    """An answer that is still coming."""
+
+    status: int
+    retry_after_s: float | None
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Server-sent events as they come, cut anywhere.
+
+        Raises:
+            ProviderUnreachable: the connection broke.
+            ProviderTooSlow: silent for longer than the idle timeout.
+
+        """
+
+    async def body(self) -> bytes:
+        """The whole body (of an error), at most 64 KiB."""
+
+
+class ModelProvider(Protocol):
+    """One provider. Leaving a call early (cancellation) closes its connection to the provider at once."""
+
+    async def send(self, path: Path, body: bytes, timeout_s: float) -> ProviderReply:
+        """The answer to an OpenAI-style JSON body.
+
+        Raises:
+            ProviderUnreachable: no connection, or cut.
+            ProviderTooSlow: not complete within the timeout.
+
+        """
+
+    def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AbstractAsyncContextManager[ProviderStream]:
+        """The streamed answer to a chat body; entered when the status is known.
+
+        Raises:
+            ProviderUnreachable: no connection.
+            ProviderTooSlow: no status within the timeout.
+
+        """
+
+    async def close(self) -> None:
+        """Release connections."""

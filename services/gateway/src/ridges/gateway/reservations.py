@@ -1,0 +1,133 @@
+"""Set the worst case of a call aside in the log before any provider is asked.
+
+Optimistic concurrency on the newest InferenceReserved of the run makes the decision exact over any number of gateways:
+whoever decided on an older list of reservations is told so, catches up and decides again.
+"""
+
+import asyncio
+
+import structlog
+
+from ridges.chassis.ports import Clock, EventStore, EventStoreUnavailable, LastPosition, WrongPosition
+from ridges.contracts import events as ev
+from ridges.contracts.limits import ModelLimits
+from ridges.contracts.usage import TokenUsage
+from ridges.gateway.calls import ModelCall
+from ridges.gateway.domain import Demand, Grant, WaitForOthers, decide
+from ridges.gateway.errors import CallerGone, GatewayError, Kind, LogUnavailable
+from ridges.gateway.run_states import RunStates, RunView
+from ridges.gateway.settling import Settler
+
+log = structlog.get_logger(__name__)
+
+LONGEST_NAP_S = 1.0
+"""A waiting call looks again at least so often."""
+CATCH_UP_S = 0.05
+"""The subscription usually brings a missed reservation within this time; else the run is read again."""
+
+
+class Reservations:
+    """Decides and appends reservations, one at a time for each run in this gateway."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        states: RunStates,
+        settler: Settler,
+        clock: Clock,
+        *,
+        wait_s: float,
+        longest_call_s: float,
+    ) -> None:
+        self._store, self._states, self._settler, self._clock = store, states, settler, clock
+        self._wait_s, self._longest_call_s = wait_s, longest_call_s
+
+    def in_flight(self, view: RunView) -> int:
+        return view.spending.in_flight(self._clock.now(), self._longest_call_s)
+
+    async def reserve(self, view: RunView, limits: ModelLimits, call_id: str, call: ModelCall, demand: Demand) -> Grant:
+        """What the call may use, once that is durable.
+
+        Raises:
+            GatewayError: a limit is reached (to be recorded), or the log is away (503).
+
+        """
+        give_up_at = self._clock.monotonic() + self._wait_s
+        while True:
+            left_s = give_up_at - self._clock.monotonic()
+            async with view.reserving:
+                decision = decide(
+                    view.run_id,
+                    limits,
+                    view.spending,
+                    demand,
+                    in_flight=self.in_flight(view),
+                    may_wait=left_s > 0,
+                )
+                if isinstance(decision, Grant) and await self._append(view, call_id, call, decision):
+                    return decision
+            if isinstance(decision, GatewayError):
+                raise decision
+            if isinstance(decision, WaitForOthers):
+                await view.change(min(left_s, LONGEST_NAP_S))
+
+    async def _append(self, view: RunView, call_id: str, call: ModelCall, grant: Grant) -> bool:
+        """False: another gateway was first, and the view is current again."""
+        event = ev.InferenceReserved(
+            id=self._clock.new_id(),
+            run_id=view.run_id,
+            time=self._clock.now(),
+            call_id=call_id,
+            model=call.model,
+            cost_nano_usd=grant.cost_nano_usd,
+            tokens=grant.tokens,
+        )
+        expected = LastPosition(view.spending.last_reserved_position, ev.InferenceReserved)
+        appending = asyncio.create_task(self._store.append(view.run_id, [event], expected))
+        try:
+            position = await asyncio.shield(appending)
+        except WrongPosition as conflict:
+            await self._catch_up(view, conflict.actual)
+            return False
+        except EventStoreUnavailable as error:
+            self._release(view, event, call.kind, LogUnavailable())
+            raise LogUnavailable from error
+        except asyncio.CancelledError:
+            appending.add_done_callback(lambda done: self._release_if_stored(view, event, call.kind, done))
+            raise
+        self._states.applied(view, event, position)
+        return True
+
+    async def _catch_up(self, view: RunView, actual: int | None) -> None:
+        await view.change(CATCH_UP_S)
+        if actual is None or view.spending.last_reserved_position < actual:
+            try:
+                await self._states.catch_up(view)
+            except EventStoreUnavailable as error:
+                raise LogUnavailable from error
+
+    def _release_if_stored(
+        self, view: RunView, event: ev.InferenceReserved, kind: Kind, done: asyncio.Future[int]
+    ) -> None:
+        """The caller left while the reservation was on its way."""
+        if not done.cancelled() and not isinstance(done.exception(), WrongPosition):
+            self._release(view, event, kind, CallerGone())
+
+    def _release(self, view: RunView, reserved: ev.InferenceReserved, kind: Kind, why: GatewayError) -> None:
+        self._settler.later(
+            view,
+            ev.InferenceFailed(
+                id=self._clock.new_id(),
+                run_id=view.run_id,
+                time=self._clock.now(),
+                causation_id=reserved.id,
+                call_id=reserved.call_id,
+                kind=kind,
+                model=reserved.model,
+                attempts=(),
+                usage=TokenUsage(),
+                cost_nano_usd=0,
+                status=why.status,
+                detail=why.detail,
+            ),
+        )

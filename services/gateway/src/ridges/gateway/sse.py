@@ -1,0 +1,174 @@
+"""Relay of a streamed chat answer: events go on as they came; only usage is read, and taken out where nobody asked."""
+
+import re
+
+import msgspec
+from msgspec import Raw
+
+from ridges.contracts.usage import TokenUsage
+from ridges.gateway.calls import Fields, encoded
+from ridges.gateway.usage_parsing import parse_usage
+
+DONE = b"data: [DONE]\n\n"
+_FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
+_NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
+"""Quotes inside JSON text are escaped, so this can only be the field."""
+LONGEST_EVENT = 4 * 1024 * 1024
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[Raw] = []
+    usage: Raw = Raw(b"null")
+    error: Raw = Raw(b"null")
+
+
+class BrokenStream(Exception):
+    """The provider sent an error or what is no stream of chat chunks."""
+
+
+class SseRelay:
+    """One streamed answer."""
+
+    def __init__(self, *, keep_usage: bool) -> None:
+        self.usage: TokenUsage | None = None
+        self.finished = False
+        """The answer is whole: a finish reason or ``[DONE]`` came."""
+        self.received: list[bytes] = []
+        """Every event with data, as it came."""
+        self._keep_usage = keep_usage
+        self._buffer = b""
+        self._done = False
+
+    @property
+    def done(self) -> bool:
+        """``[DONE]`` came (it is not relayed: the caller gets one when the call is settled)."""
+        return self._done
+
+    def feed(self, chunk: bytes) -> bytes:
+        """The complete events so far, to be sent on; nothing before the first event with data.
+
+        Raises:
+            BrokenStream: an error event, or no JSON.
+
+        """
+        buffer = self._buffer + chunk
+        if b"\r" in buffer:
+            buffer = buffer.replace(b"\r\n", b"\n")
+        *events, self._buffer = buffer.split(b"\n\n")
+        if len(self._buffer) > LONGEST_EVENT:
+            raise BrokenStream("one event of the stream is longer than 4 MiB")
+        return b"".join([self._relayed(event) for event in events])
+
+    def end(self) -> bytes:
+        """What is left when the connection ended without a last blank line."""
+        rest, self._buffer = self._buffer.strip(), b""
+        return self._relayed(rest) if rest else b""
+
+    def _relayed(self, event: bytes) -> bytes:
+        payload = _payload(event)
+        if payload is None:
+            return event + b"\n\n" if self.received and event else b""
+        if payload == b"[DONE]":
+            self._done = self.finished = True
+            return b""
+        first = not self.received
+        if first or not (payload.startswith(b"{") and payload.endswith(b"}")) or b'"error"' in payload:
+            self._check(payload)
+        self.received.append(event)
+        if _FINISHED.search(payload):
+            self.finished = True
+        if b'"usage"' in payload:
+            return self._relayed_usage(event, payload)
+        return event + b"\n\n"
+
+    def _check(self, payload: bytes) -> None:
+        try:
+            chunk = msgspec.json.decode(payload, type=_Chunk)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise BrokenStream(f"an event of the stream is no chat chunk: {error}") from error
+        if bytes(chunk.error) != b"null":
+            raise BrokenStream(bytes(chunk.error).decode(errors="replace"))
+
+    def _relayed_usage(self, event: bytes, payload: bytes) -> bytes:
+        if not self._keep_usage:
+            payload, nulls = _NULL_USAGE.subn(b"", payload)
+            if nulls and b'"usage"' not in payload:
+                return b"data: " + payload + b"\n\n"
+        try:
+            chunk = msgspec.json.decode(payload, type=_Chunk)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise BrokenStream(f"an event of the stream is no chat chunk: {error}") from error
+        usage = parse_usage(chunk.usage)
+        self.usage = usage or self.usage
+        if self._keep_usage or usage is None:
+            return event + b"\n\n"
+        if not chunk.choices:
+            return b""
+        fields = msgspec.json.decode(payload, type=Fields)
+        del fields["usage"]
+        return b"data: " + bytes(encoded(fields)) + b"\n\n"
+
+
+def generated_bytes(events: list[bytes]) -> int:
+    """Bytes of text, reasoning and tool arguments in the chunks: for estimates."""
+    return sum(_text_bytes(payload) for event in events if (payload := _payload(event)) is not None)
+
+
+def error_event(detail: str, code: str) -> bytes:
+    """How a stream ends that cannot be completed: an error, and no ``[DONE]``."""
+    body = {"error": {"message": detail, "type": "gateway_error", "code": code}}
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _ToolCall(msgspec.Struct):
+    function: _Function | None = None
+
+
+class Message(msgspec.Struct):
+    """The text-bearing fields of a message or a delta."""
+
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    tool_calls: list[_ToolCall] | None = None
+
+    def text_bytes(self) -> int:
+        calls = [call.function for call in self.tool_calls or () if call.function]
+        texts = (self.content, self.reasoning_content or self.reasoning)
+        arguments = [text for call in calls for text in (call.name, call.arguments)]
+        return sum(len(text.encode()) for text in (*texts, *arguments) if text)
+
+
+class _Choice(msgspec.Struct):
+    delta: Message | None = None
+    message: Message | None = None
+
+
+class _Choices(msgspec.Struct):
+    choices: list[_Choice] = []
+
+
+def _text_bytes(payload: bytes) -> int:
+    try:
+        choices = msgspec.json.decode(payload, type=_Choices).choices
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return 0
+    return sum(said.text_bytes() for choice in choices if (said := choice.delta or choice.message))
+
+
+def reply_bytes(body: bytes) -> int:
+    """Bytes of text in a buffered reply: for estimates."""
+    return _text_bytes(body)
+
+
+def _payload(event: bytes) -> bytes | None:
+    """The data of an event; None for comments and other fields."""
+    if event.startswith(b"data:") and b"\n" not in event:
+        return event[5:].strip()
+    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines) if lines else None

@@ -1,0 +1,1 @@
+"""Ridges ledger: runs, token usage and costs, computed from the log."""

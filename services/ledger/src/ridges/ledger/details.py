@@ -1,0 +1,81 @@
+"""What a run left: its full view with the patch, its logs, its events."""
+
+import structlog
+
+from ridges.chassis.ports import BlobMissing, BlobStore, EventStore
+from ridges.contracts.views import EventRow, RunDetail
+from ridges.ledger.errors import UnknownRun
+from ridges.ledger.projections.runs import RunRecord
+from ridges.ledger.queries import Queries, run_detail
+
+log = structlog.get_logger(__name__)
+
+
+class NothingStored(UnknownRun):
+    """The run has no such file (yet)."""
+
+    def __init__(self, run_id: str, what: str, state: str) -> None:
+        Exception.__init__(self, f"run {run_id} has no {what} (state: {state})")
+        self.run_id = run_id
+
+
+class RunDetails:
+    """Reads of one run that need more than the tables."""
+
+    def __init__(self, *, queries: Queries, store: EventStore, blobs: BlobStore) -> None:
+        self._queries, self._store, self._blobs = queries, store, blobs
+
+    async def detail(self, run_id: str) -> RunDetail:
+        """The full view. The patch is null when there is none or its blob is gone (``patch_digest`` tells which).
+
+        Raises:
+            UnknownRun: no such run.
+
+        """
+        record = self._record(run_id)
+        patch: str | None = None
+        if record.patch_digest is not None:
+            try:
+                patch = (await self._blobs.get(record.patch_digest)).decode("utf-8", "replace")
+            except BlobMissing as error:
+                log.warning("a patch is missing", run_id=run_id, error=str(error))
+        return run_detail(record, patch)
+
+    async def patch(self, run_id: str) -> bytes:
+        """The patch as the agent gave it.
+
+        Raises:
+            NothingStored: the run has none.
+            BlobMissing: it had one.
+
+        """
+        record = self._record(run_id)
+        return await self._content(record, record.patch_digest, "patch")
+
+    async def agent_log(self, run_id: str) -> bytes:
+        """What the agent printed. Raises like ``patch``."""
+        record = self._record(run_id)
+        return await self._content(record, record.log_digest, "log")
+
+    async def evaluation_log(self, run_id: str) -> bytes:
+        """What the hidden tests printed. Raises like ``patch``."""
+        record = self._record(run_id)
+        return await self._content(record, record.evaluation_log_digest, "evaluation log")
+
+    async def events(self, run_id: str) -> list[EventRow]:
+        """Every event of the run, out of the log itself."""
+        return [
+            EventRow(position=recorded.position, event=recorded.event)
+            for recorded in await self._store.read_run(run_id)
+        ]
+
+    def _record(self, run_id: str) -> RunRecord:
+        record = self._queries.record(run_id)
+        if record is None:
+            raise UnknownRun(run_id)
+        return record
+
+    async def _content(self, record: RunRecord, digest: str | None, what: str) -> bytes:
+        if digest is None:
+            raise NothingStored(record.run_id, what, record.state)
+        return await self._blobs.get(digest)

@@ -1,0 +1,1 @@
+"""The read side: events folded into SQLite tables, with the checkpoint in the same transaction."""

@@ -1,0 +1,66 @@
+"""Errors of the ledger as RFC 9457 problem documents."""
+
+from typing import Any
+
+from litestar import Request, Response
+from litestar.types import ExceptionHandlersMap
+
+from ridges.chassis import problems_http
+from ridges.chassis.ports import BlobMissing, EventRefused, EventStoreUnavailable
+from ridges.contracts.codec import UndecodableEvent
+from ridges.contracts.views import Problem9457
+from ridges.ledger.errors import AmbiguousRun, ProjectionBehind, RequestRefused, UnknownRun
+
+RETRY_AFTER_S = "2"
+
+Answer = Response[Problem9457]
+AnyRequest = Request[Any, Any, Any]
+
+
+def _unknown_run(_request: AnyRequest, error: UnknownRun) -> Answer:
+    return problems_http.error_response(404, "Unknown run", str(error))
+
+
+def _ambiguous_run(_request: AnyRequest, error: AmbiguousRun) -> Answer:
+    return problems_http.error_response(409, "Ambiguous run id", str(error))
+
+
+def _refused(_request: AnyRequest, error: RequestRefused) -> Answer:
+    detail = error.reason if error.code is None else f"{error.reason} (code {error.code})"
+    return problems_http.error_response(error.status, "Request refused", detail)
+
+
+def _behind(_request: AnyRequest, error: ProjectionBehind) -> Answer:
+    headers = {"Retry-After": RETRY_AFTER_S, "Location": f"/v1/runs/{error.run_id}"}
+    return problems_http.error_response(503, "Accepted, but not visible yet", str(error), headers=headers)
+
+
+def _log_unavailable(_request: AnyRequest, error: EventStoreUnavailable) -> Answer:
+    detail = f"{error}; ask again with the same run_id or Idempotency-Key"
+    return problems_http.error_response(503, "The log does not answer", detail, headers={"Retry-After": RETRY_AFTER_S})
+
+
+def _append_refused(_request: AnyRequest, error: EventRefused) -> Answer:
+    return problems_http.error_response(500, "The log refuses the event", str(error))
+
+
+def _blob_missing(_request: AnyRequest, error: BlobMissing) -> Answer:
+    detail = f"{error}; check that RIDGES_BLOBS_URL is the same for every service"
+    return problems_http.error_response(500, "A blob is missing", detail)
+
+
+def _undecodable(_request: AnyRequest, error: UndecodableEvent) -> Answer:
+    return problems_http.error_response(500, "The log holds an event this release cannot read", str(error))
+
+
+exception_handlers: ExceptionHandlersMap = {
+    **problems_http.exception_handlers,
+    UnknownRun: _unknown_run,
+    AmbiguousRun: _ambiguous_run,
+    RequestRefused: _refused,
+    ProjectionBehind: _behind,
+    EventStoreUnavailable: _log_unavailable,
+    EventRefused: _append_refused,
+    BlobMissing: _blob_missing,
+    UndecodableEvent: _undecodable,
+}

@@ -1,0 +1,42 @@
+"""What a run left behind: events, patch, logs. All of it was written by agents: served as inert text."""
+
+from litestar import Response, get
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath
+
+from ridges.contracts.views import EventRow
+from ridges.ledger.details import RunDetails
+from ridges.ledger.queries import Queries
+
+INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
+
+
+def run_file_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHandler]:
+    """The routes."""
+
+    @get("/v1/runs/{run_id:str}/events", tags=["runs"], summary="The run's events, as they stand in the log")
+    async def events(run_id: FromPath[str]) -> list[EventRow]:
+        return await details.events(queries.resolve(run_id))
+
+    @get("/v1/runs/{run_id:str}/patch", tags=["runs"], summary="The patch", media_type="text/x-diff")
+    async def patch(run_id: FromPath[str]) -> Response[bytes]:
+        return _text(await details.patch(queries.resolve(run_id)), "text/x-diff")
+
+    @get("/v1/runs/{run_id:str}/log", tags=["runs"], summary="What the agent printed", media_type="text/plain")
+    async def agent_log(run_id: FromPath[str]) -> Response[bytes]:
+        return _text(await details.agent_log(queries.resolve(run_id)), "text/plain")
+
+    @get(
+        "/v1/runs/{run_id:str}/evaluation-log",
+        tags=["runs"],
+        summary="What the hidden tests printed",
+        media_type="text/plain",
+    )
+    async def evaluation_log(run_id: FromPath[str]) -> Response[bytes]:
+        return _text(await details.evaluation_log(queries.resolve(run_id)), "text/plain")
+
+    return [events, patch, agent_log, evaluation_log]
+
+
+def _text(content: bytes, media_type: str) -> Response[bytes]:
+    return Response(content, media_type=media_type, headers=INERT)

@@ -1,0 +1,58 @@
+"""Settings of the ledger, read from ``RIDGES_*`` variables."""
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+
+class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be set."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """The NATS server that holds the log and the ingress."""
+    nats_monitor_url: str | None = None
+    """Its monitoring address (http://host:8222): proves that the server syncs every write. Needed unless lossy is allowed."""
+    nats_user: str | None = None
+    """User at the NATS server."""
+    nats_password: str | None = None
+    """Password of that user."""
+    allow_lossy_log: bool = False
+    """Accept a server that may lose acknowledged events in a power cut."""
+    blobs_url: str
+    """The blob store that all services share: file:///directory or s3://bucket/prefix."""
+    state_dir: Path
+    """Directory of the projections (which can be deleted: they are built again) and of the refused requests."""
+    http_host: str = "127.0.0.1"
+    """Address to listen on. Anything but a loopback address needs an API token."""
+    http_port: Annotated[int, Meta(ge=0, le=65_535)] = 8100
+    """Port to listen on."""
+    api_token: Annotated[str, Meta(min_length=16)] | None = None
+    """Every HTTP request must carry it: `Authorization: Bearer <token>`, or as the password of a browser's log-in."""
+    settle_grace_s: Annotated[float, Meta(ge=0)] = 60.0
+    """How long after a run's end a reservation without an outcome is settled with its maximum."""
+    log_format: Literal["json", "console"] = "json"
+    """Form of the log on stderr."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    drain_timeout_s: Annotated[float, Meta(ge=0)] = 20.0
+    """Time for what is in progress after SIGTERM."""
+
+    def __post_init__(self) -> None:
+        if self.api_token is None and not is_loopback(self.http_host):
+            raise ValueError(
+                f"RIDGES_HTTP_HOST is {self.http_host!r}, which others can reach, but RIDGES_API_TOKEN is not set; "
+                "set it to a secret, for example RIDGES_API_TOKEN=$(openssl rand -hex 32), or listen on 127.0.0.1"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

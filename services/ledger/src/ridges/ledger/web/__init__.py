@@ -1,0 +1,1 @@
+"""The web page: rendered on the server, no script, nothing trusted."""

@@ -1,0 +1,1 @@
+"""Ridges sandbox-manager: runs untrusted agents in sandboxes whose only way out is the gateway."""

@@ -1,0 +1,203 @@
+"""Composition root: settings to a running service."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from typing import NoReturn
+
+import msgspec
+import structlog
+from litestar import Litestar
+
+from ridges.chassis import logs, serving, settings
+from ridges.chassis.blob_store import open_blob_store
+from ridges.chassis.clock import SystemClock
+from ridges.chassis.health import health_handlers
+from ridges.chassis.jetstream import open_event_store
+from ridges.chassis.ports import BlobStore, DeliveryPolicy, EventStore, EventStoreUnavailable
+from ridges.contracts.events import EvaluationRequested, RunRequested
+from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
+from ridges.sandbox_manager.errors import SettingRefused, StateDirTaken
+from ridges.sandbox_manager.handlers import Handlers
+from ridges.sandbox_manager.live import LiveSandboxes
+from ridges.sandbox_manager.metrics import ManagerMetrics
+from ridges.sandbox_manager.mishaps import Patience
+from ridges.sandbox_manager.ports import Sandbox
+from ridges.sandbox_manager.proxy import NginxProxies, find_nginx, make_runtime_dir
+from ridges.sandbox_manager.settings import ManagerSettings
+from ridges.sandbox_manager.state_dir import own_state_dir
+from ridges.sandbox_manager.sweeper import Sweeper
+from ridges.sandbox_manager.technologies import Technologies
+
+log = structlog.get_logger(__name__)
+
+NAME = "sandbox-manager"
+AGENTS_QUEUE = "sandbox-manager"
+EVALUATIONS_QUEUE = "sandbox-manager-evaluations"
+_EXIT_BAD_SETTINGS = 2
+_MANY = 1_000_000
+"""The handlers themselves end what cannot be served, truthfully; parking would leave its run open for ever."""
+_RETRY_DELAYS_S = (0.5, 2.0, 5.0, 10.0)
+_CLEAN_UP_S = 3.0
+"""Part of the drain that is kept for removing sandboxes that did not end by themselves."""
+
+
+def main() -> NoReturn:
+    """Run the service until SIGTERM; ends the process."""
+    try:
+        serving.run(_main)
+    except (SettingRefused, StateDirTaken) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(_EXIT_BAD_SETTINGS)
+
+
+async def _main() -> None:
+    chosen = settings.load(ManagerSettings)
+    logs.configure(NAME, chosen.log_format, chosen.log_level)
+    with own_state_dir(chosen.state_dir.absolute()) as installation:
+        async with contextlib.AsyncExitStack() as resources:
+            store = await resources.enter_async_context(
+                open_event_store(
+                    chosen.nats_url,
+                    name=f"{NAME} {chosen.manager_name}",
+                    monitor_url=chosen.nats_monitor_url,
+                    user=chosen.nats_user,
+                    password=chosen.nats_password,
+                    allow_lossy=chosen.allow_lossy_log,
+                )
+            )
+            service = await resources.enter_async_context(build(chosen, installation, store))
+            await service.serve()
+
+
+@contextlib.asynccontextmanager
+async def build(chosen: ManagerSettings, installation: str, store: EventStore) -> AsyncIterator["Service"]:
+    """The service, wired but not yet at work."""
+    state_dir = chosen.state_dir.absolute()
+    runtime_dir = make_runtime_dir(state_dir, installation, only_state_dir=chosen.host_state_dir is not None)
+    host_path = HostPath(state_dir, chosen.host_state_dir) if chosen.host_state_dir else None
+    clock, live, metrics = SystemClock(), LiveSandboxes(), ManagerMetrics()
+    docker = DockerSandbox(
+        owner=installation,
+        default_image=chosen.agent_image,
+        engine_url=chosen.docker_url,
+        runtime=chosen.docker_runtime,
+        host_path=host_path or (lambda path: path),
+    )
+    technologies = Technologies(adapters(chosen, docker), chosen.sandbox)
+    proxies = NginxProxies(
+        runtime_dir=runtime_dir,
+        nginx=find_nginx(runtime_dir),
+        gateway_url=chosen.gateway_url,
+        token_key=chosen.token_key,
+    )
+    blobs = open_blob_store(chosen.blobs_url)
+    handlers = Handlers(
+        store=store,
+        blobs=blobs,
+        clock=clock,
+        technologies=technologies,
+        proxies=proxies,
+        live=live,
+        metrics=metrics,
+        patience=Patience(clock, chosen.sandbox_wait_s),
+        manager_name=chosen.manager_name,
+        docker_image=chosen.agent_image,
+        max_attempts=chosen.max_attempts,
+    )
+    try:
+        yield Service(chosen, store, blobs, technologies, handlers, Sweeper(technologies, proxies, live, metrics))
+    finally:
+        await docker.close()
+        if runtime_dir.parent != state_dir:
+            with contextlib.suppress(OSError):
+                (runtime_dir / "nginx").unlink(missing_ok=True)
+                runtime_dir.rmdir()
+
+
+def adapters(chosen: ManagerSettings, docker: DockerSandbox) -> dict[str, Sandbox]:
+    """Every technology this manager may use."""
+    from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
+
+    found: dict[str, Sandbox] = {"docker": docker, "bubblewrap": BubblewrapSandbox(python=chosen.agent_python)}
+    if chosen.allow_process:
+        from ridges.sandbox_manager.bare_process import BareProcessSandbox
+
+        found["process"] = BareProcessSandbox(python=chosen.agent_python)
+    return found
+
+
+class Service:
+    """The manager at work."""
+
+    def __init__(
+        self,
+        chosen: ManagerSettings,
+        store: EventStore,
+        blobs: BlobStore,
+        technologies: Technologies,
+        handlers: Handlers,
+        sweeper: Sweeper,
+    ) -> None:
+        self._chosen, self._store, self._blobs = chosen, store, blobs
+        self._technologies, self._handlers, self._sweeper = technologies, handlers, sweeper
+        self._draining = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._consuming = False
+
+    async def serve(self) -> None:
+        """Until SIGTERM: then no new runs, those at work may end, the rest goes back to the queue."""
+        await serving.serve(
+            self.http(),
+            host=self._chosen.http_host,
+            port=self._chosen.http_port,
+            background=(self.work, lambda: self._sweeper.keep_sweeping(self._chosen.sweep_interval_s)),
+            drain=self.drain,
+            drain_timeout_s=self._chosen.drain_timeout_s + _CLEAN_UP_S,
+        )
+
+    def http(self) -> Litestar:
+        """/livez, /readyz, /metrics."""
+        checks = {"event log": self._store.ping, "blobs": self._blobs.ping, "sandbox": self._technologies.check}
+        return Litestar(health_handlers(NAME, checks), openapi_config=None)
+
+    async def work(self) -> None:
+        """Takes requests until ``drain``."""
+        after = await self._end_of_log()
+        watching = asyncio.create_task(self._handlers.watch_cancels(after))
+        policy = DeliveryPolicy(ack_wait_s=self._chosen.ack_wait_s, max_deliver=_MANY, retry_delays_s=_RETRY_DELAYS_S)
+        slots = msgspec.structs.replace(policy, concurrency=self._chosen.slots)
+        evaluation_slots = msgspec.structs.replace(policy, concurrency=self._chosen.evaluation_slots)
+        consume = self._store.consume
+        self._consuming = True
+        async with (
+            consume(AGENTS_QUEUE, [RunRequested], self._handlers.run_agent, slots) as agents,
+            consume(EVALUATIONS_QUEUE, [EvaluationRequested], self._handlers.run_evaluation, evaluation_slots) as evals,
+        ):
+            draining = asyncio.create_task(self._draining.wait())
+            try:
+                await asyncio.wait((watching, draining), return_when=asyncio.FIRST_COMPLETED)
+                if watching.done():
+                    watching.result()
+                timeout_s = self._chosen.drain_timeout_s
+                await asyncio.gather(agents.drain(timeout_s), evals.drain(timeout_s))
+            finally:
+                draining.cancel()
+                watching.cancel()
+                self._drained.set()
+
+    async def drain(self) -> None:
+        """Returns when no run is at work any more."""
+        self._draining.set()
+        if self._consuming:
+            await self._drained.wait()
+
+    async def _end_of_log(self) -> int:
+        """Where cancels are watched from: read before the first run is taken, so that none is missed."""
+        while True:
+            try:
+                return await self._store.last_position()
+            except EventStoreUnavailable as error:
+                log.warning("waiting for the event log", error=str(error))
+                await asyncio.sleep(1.0)

@@ -1,0 +1,207 @@
+"""Control groups of our own for sandboxes that no engine looks after: memory, pids, CPU; versions 1 and 2.
+
+Groups are made below the group of this process (its limits stay in force), or beside it where systemd delegated the
+parent.
+"""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from ridges.contracts.limits import SandboxLimits
+from ridges.sandbox_manager.owner import Mark
+from ridges.sandbox_manager.wire import Measured
+
+_V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
+_CPU_PERIOD_US = 100_000
+_REMOVAL_PATIENCE_S = 5.0
+
+
+class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """The group of one sandbox: one directory (version 2) or one per controller (version 1)."""
+
+    directories: dict[str, Path]
+    """Controller -> directory."""
+    version: int
+
+    def limit(self, limits: SandboxLimits) -> None:
+        """Set the limits; memory must work, the others are taken where the machine has them."""
+        quota = max(1000, int(limits.cpus * _CPU_PERIOD_US))
+        if self.version == 1:
+            _write(self.directories["memory"] / "memory.limit_in_bytes", limits.memory_bytes)
+            optional: list[tuple[str, str, object]] = [
+                ("memory", "memory.memsw.limit_in_bytes", limits.memory_bytes),
+                ("pids", "pids.max", limits.pids),
+                ("cpu", "cpu.cfs_period_us", _CPU_PERIOD_US),
+                ("cpu", "cpu.cfs_quota_us", quota),
+            ]
+        else:
+            _write(self.directories["memory"] / "memory.max", limits.memory_bytes)
+            optional = [
+                ("memory", "memory.swap.max", 0),
+                ("pids", "pids.max", limits.pids),
+                ("cpu", "cpu.max", f"{quota} {_CPU_PERIOD_US}"),
+            ]
+        for controller, name, value in optional:
+            if controller in self.directories:
+                with contextlib.suppress(OSError):
+                    _write(self.directories[controller] / name, value)
+
+    def add(self, pid: int) -> None:
+        """Put a process in; what it starts from now on is in too."""
+        for directory in set(self.directories.values()):
+            _write(directory / "cgroup.procs", pid)
+
+    def measured(self) -> Measured:
+        """What the group used so far."""
+        memory, cpu = self.directories["memory"], self.directories.get("cpuacct") or self.directories.get("cpu")
+        if self.version == 1:
+            kills = _keyed(memory / "memory.oom_control").get("oom_kill", 0)
+            peak = _number(memory / "memory.max_usage_in_bytes")
+            nanoseconds = _number(cpu / "cpuacct.usage") if cpu else None
+            cpu_s = None if nanoseconds is None else nanoseconds / 1e9
+        else:
+            kills = _keyed(memory / "memory.events").get("oom_kill", 0)
+            peak = _number(memory / "memory.peak")
+            microseconds = _keyed(memory / "cpu.stat").get("usage_usec")
+            cpu_s = None if microseconds is None else microseconds / 1e6
+        return Measured(out_of_memory=kills > 0, cpu_s=cpu_s, peak_memory_bytes=peak)
+
+    async def remove(self) -> None:
+        """Kill what is in it, remove it. Raises ``OSError`` when a process does not go."""
+        for attempt in range(int(_REMOVAL_PATIENCE_S / 0.01)):
+            self._kill()
+            try:
+                for directory in set(self.directories.values()):
+                    with contextlib.suppress(FileNotFoundError):
+                        directory.rmdir()
+                return
+            except OSError:
+                if attempt + 1 == int(_REMOVAL_PATIENCE_S / 0.01):
+                    raise
+                await asyncio.sleep(0.01)
+
+    def _kill(self) -> None:
+        for directory in set(self.directories.values()):
+            with contextlib.suppress(OSError, ValueError):
+                for pid in (directory / "cgroup.procs").read_text().split():
+                    os.kill(int(pid), 9)
+
+
+class ControlGroups:
+    """Where this process may make groups."""
+
+    def __init__(self, parents: dict[str, Path], version: int) -> None:
+        self._parents, self._version = parents, version
+
+    @classmethod
+    def find(cls) -> "ControlGroups | None":
+        """None when memory cannot be limited here."""
+        mounts = list(_mounts())
+        own = _own_groups()
+        v1 = {
+            controller: path
+            for controller in _V1_CONTROLLERS
+            if (path := _locate(mounts, own.get(controller), "cgroup", controller)) and os.access(path, os.W_OK)
+        }
+        if "memory" in v1:
+            return cls(v1, 1)
+        unified = _locate(mounts, own.get(""), "cgroup2", None)
+        for parent in (unified, unified and unified.parent):
+            if parent and os.access(parent, os.W_OK) and "memory" in (controllers := _delegated(parent)):
+                return cls(dict.fromkeys(controllers, parent), 2)
+        return None
+
+    def create(self, mark: Mark, limits: SandboxLimits) -> ControlGroup:
+        """A limited group. Raises ``OSError`` when the kernel does not let us; then nothing is left."""
+        made: dict[str, Path] = {}
+        group = ControlGroup(directories=made, version=self._version)
+        try:
+            for controller, parent in self._parents.items():
+                (parent / str(mark)).mkdir(exist_ok=True)
+                made[controller] = parent / str(mark)
+            group.limit(limits)
+        except OSError:
+            for directory in set(made.values()):
+                directory.rmdir()
+            raise
+        return group
+
+    async def sweep(self, live: set[str]) -> int:
+        """Remove groups of dead managers and lost sandboxes; how many."""
+        leftovers: dict[str, dict[str, Path]] = {}
+        for controller, parent in self._parents.items():
+            for path in parent.iterdir():
+                mark = Mark.read(path.name)
+                if mark and mark.is_leftover(live):
+                    leftovers.setdefault(path.name, {})[controller] = path
+        for directories in leftovers.values():
+            with contextlib.suppress(OSError):
+                await ControlGroup(directories=directories, version=self._version).remove()
+        return len(leftovers)
+
+
+def _own_groups() -> dict[str, str]:
+    """Controller ("" = version 2) -> path of this process's group."""
+    groups: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        groups |= dict.fromkeys(controllers.split(","), path)
+    return groups
+
+
+def _mounts() -> Iterator[tuple[str, str, str, set[str]]]:
+    """(type, root, mount point, options) of every cgroup mount."""
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        if kind in ("cgroup", "cgroup2"):
+            fields = before.split(" ")
+            yield kind, fields[3], fields[4], set(options.split(","))
+
+
+def _locate(
+    mounts: Iterable[tuple[str, str, str, set[str]]], group: str | None, kind: str, option: str | None
+) -> Path | None:
+    for mounted, root, point, options in mounts:
+        if group is None or mounted != kind or (option and option not in options):
+            continue
+        below = group.removeprefix(root) if root != "/" else group
+        if (path := Path(point) / below.lstrip("/")).is_dir():
+            return path
+    return None
+
+
+def _delegated(parent: Path) -> set[str]:
+    """Controllers that groups below a version 2 parent have, switched on where that is allowed."""
+    control = parent / "cgroup.subtree_control"
+    for controller in ("memory", "pids", "cpu"):
+        with contextlib.suppress(OSError):
+            _write(control, f"+{controller}")
+    try:
+        return set(control.read_text().split()) & {"memory", "pids", "cpu"}
+    except OSError:
+        return set()
+
+
+def _write(path: Path, value: object) -> None:
+    with path.open("w") as file:
+        file.write(str(value))
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _keyed(path: Path) -> dict[str, int]:
+    try:
+        return {key: int(value) for key, value in (line.split() for line in path.read_text().splitlines())}
+    except (OSError, ValueError):
+        return {}

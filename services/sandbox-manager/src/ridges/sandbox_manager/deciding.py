@@ -1,0 +1,41 @@
+"""Read a run, decide, append: again and again until nobody interfered between the reading and the appending."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from ridges.chassis.ports import NEW, EventStore, EventStoreUnavailable, LastPosition, WrongPosition
+from ridges.contracts.events import AnyEvent
+
+log = structlog.get_logger(__name__)
+
+Decide = Callable[[Sequence[AnyEvent]], AnyEvent | None]
+"""The run's events -> the event to append (with the same id each time), or None to append nothing."""
+
+
+async def append_decided(store: EventStore, run_id: str, event_id: str, decide: Decide) -> AnyEvent | None:
+    """The event that was appended on the strength of everything before it, or None when the decision was not to.
+
+    Waits for ever while the log does not answer: what a sandbox left is not thrown away for an outage. Cancel it to stop.
+
+    Args:
+        event_id: id of the event that ``decide`` makes; found in the log = an earlier try was stored, its answer lost.
+    """
+    while True:
+        try:
+            recorded = await store.read_run(run_id)
+            for entry in recorded:
+                if entry.event.id == event_id:
+                    return entry.event
+            event = decide([entry.event for entry in recorded])
+            if event is None:
+                return None
+            await store.append(run_id, [event], LastPosition(recorded[-1].position) if recorded else NEW)
+            return event
+        except WrongPosition:
+            await asyncio.sleep(random.uniform(0.0, 0.02))  # noqa: S311 - only spreads the retries
+        except EventStoreUnavailable as error:
+            log.warning("the event log does not answer, trying again", run_id=run_id, error=str(error))
+            await asyncio.sleep(1.0)

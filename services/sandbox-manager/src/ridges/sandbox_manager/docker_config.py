@@ -1,0 +1,145 @@
+"""One sandbox as a container: the body of the Engine API's create request. Pure: every flag of the sandbox is here."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ridges.contracts.limits import MIB, SandboxLimits
+from ridges.sandbox_manager.ports import PROXY_SOCKET, WORKSPACE, SandboxSpec
+
+USER_ID = 1000
+HOME = "/home/agent"
+PROXY_MOUNT = "/run/ridges"
+PROXY_SOCKET_PATH = f"{PROXY_MOUNT}/{PROXY_SOCKET}"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OWNER_LABEL, RUN_LABEL = "ridges.owner", "ridges.run"
+SANDBOX_LABEL, DEADLINE_LABEL = "ridges.sandbox", "ridges.deadline"
+MAX_OPEN_FILES = 4096
+_SHM_BYTES = 64 * MIB
+_STRAY_BYTES = 16 * MIB
+"""For places that an image declares as volumes: never a volume on the host's disk."""
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """What matters of an image."""
+
+    image_id: str
+    """``sha256:…``: containers are made from this, whatever the name means by then."""
+    path: str
+    """Its PATH."""
+    volumes: tuple[str, ...]
+
+
+def image_of(inspected: Mapping[str, Any]) -> Image:
+    """From the engine's description."""
+    config = inspected.get("Config") or {}
+    env = dict(entry.partition("=")[::2] for entry in config.get("Env") or ())
+    return Image(
+        image_id=inspected["Id"],
+        path=env.get("PATH") or DEFAULT_PATH,
+        volumes=tuple(sorted(config.get("Volumes") or ())),
+    )
+
+
+def command_env(spec: SandboxSpec, image: Image) -> dict[str, str]:
+    """The command's whole environment."""
+    return {"PATH": image.path, "HOME": HOME, "LANG": "C.UTF-8", "TMPDIR": "/tmp", **spec.env}  # noqa: S108 - its own
+
+
+def command_rlimits(limits: SandboxLimits) -> dict[str, int]:
+    """Never NPROC: it counts processes of the uid over the whole host."""
+    return {"NOFILE": MAX_OPEN_FILES, "CORE": 0, "FSIZE": limits.disk_bytes}
+
+
+def container_config(
+    spec: SandboxSpec,
+    command: tuple[str, ...],
+    image: Image,
+    *,
+    owner: str,
+    engine_cpus: int,
+    proxy_dir: Path | None,
+    runtime: str | None,
+) -> dict[str, Any]:
+    """The create request.
+
+    Args:
+        spec: the sandbox.
+        command: the supervisor's.
+        image: from ``image_of``.
+        owner: installation id, for sweeps.
+        engine_cpus: the engine refuses to promise more than it has.
+        proxy_dir: ``spec.proxy_dir`` as the engine sees it.
+        runtime: OCI runtime; null = the engine's default.
+    """
+    limits = spec.limits
+    host: dict[str, Any] = {
+        "AutoRemove": False,
+        "ReadonlyRootfs": True,
+        "CapDrop": ["ALL"],
+        "SecurityOpt": ["no-new-privileges:true"],
+        "NetworkMode": "none",
+        "IpcMode": "private",
+        "Init": False,
+        "Memory": limits.memory_bytes,
+        "MemorySwap": limits.memory_bytes,
+        "NanoCpus": int(min(limits.cpus, engine_cpus) * 1e9),
+        "PidsLimit": limits.pids,
+        "ShmSize": min(_SHM_BYTES, limits.memory_bytes // 32),
+        "Tmpfs": _temporary_file_systems(limits, image),
+        "Ulimits": [
+            {"Name": name.lower(), "Soft": value, "Hard": value} for name, value in command_rlimits(limits).items()
+        ],
+        "LogConfig": {"Type": "none", "Config": {}},
+        "Mounts": [_proxy_mount(proxy_dir)] if proxy_dir is not None else [],
+        "RestartPolicy": {"Name": "no"},
+    }
+    if runtime:
+        host["Runtime"] = runtime
+    return {
+        "Image": image.image_id,
+        "Entrypoint": [command[0]],
+        "Cmd": list(command[1:]),
+        "User": f"{USER_ID}:{USER_ID}",
+        "WorkingDir": WORKSPACE,
+        "Hostname": "sandbox",
+        "Env": [],
+        "Labels": labels(spec.run_id, spec.sandbox_id, owner, spec.deadline),
+        "Healthcheck": {"Test": ["NONE"]},
+        "Tty": False,
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "AttachStdout": True,
+        "AttachStderr": True,
+        "HostConfig": host,
+    }
+
+
+def labels(run_id: str, sandbox_id: str, owner: str, deadline: datetime) -> dict[str, str]:
+    return {
+        OWNER_LABEL: owner,
+        RUN_LABEL: run_id,
+        SANDBOX_LABEL: sandbox_id,
+        DEADLINE_LABEL: deadline.isoformat(timespec="seconds"),
+    }
+
+
+def _temporary_file_systems(limits: SandboxLimits, image: Image) -> dict[str, str]:
+    """Their pages count against the memory limit: this is the disk quota. Together they stay below the limit, so that full
+    ones make writes fail instead of getting the whole sandbox killed, its result included."""
+    owned = f"rw,exec,nosuid,nodev,mode=0755,uid={USER_ID},gid={USER_ID}"
+    half, quarter, eighth = (min(limits.disk_bytes, limits.memory_bytes // part) for part in (2, 4, 8))
+    stray = {volume: f"{owned},size={_STRAY_BYTES}" for volume in image.volumes}
+    return stray | {
+        WORKSPACE: f"{owned},size={half}",
+        HOME: f"{owned},size={eighth}",
+        "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={quarter}",  # noqa: S108 - the sandbox's own
+    }
+
+
+def _proxy_mount(directory: Path) -> dict[str, Any]:
+    return {"Type": "bind", "Source": str(directory), "Target": PROXY_MOUNT, "ReadOnly": True}

@@ -1,0 +1,226 @@
+"""The agent's repository: one fresh commit before it starts, the difference against it after everything is dead.
+
+The agent may do to ``repo/.git`` what it likes. The base is kept in anonymous memory that only the supervisor has open,
+and put back into a git directory of our own with our own configuration for the comparison: no hook, filter, attribute,
+file system monitor or index of the agent's is ever used.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+_WHO = b"Ridges <ridges@localhost> 946684800 +0000"
+_CONFIG = """[core]
+\trepositoryformatversion = 0
+\tfilemode = true
+\tbare = false
+\tlogallrefupdates = true
+[user]
+\tname = Ridges
+\temail = ridges@localhost
+[gc]
+\tauto = 0
+"""
+_ATTRIBUTES = "* -text -eol -filter -ident -working-tree-encoding !diff !merge\n"
+"""Bytes are bytes: a patch has to apply to the very files that the agent saw."""
+_PIECE = 1 << 20
+_NO_BYTE_CODE = (":(exclude,glob)**/__pycache__/**", ":(exclude,glob)**/*.pyc")
+
+
+class GitFailed(Exception):
+    """git is missing or refused."""
+
+
+class Base:
+    """The base commit of a work tree, kept out of reach."""
+
+    def __init__(self, work_tree: str) -> None:
+        """Make the work tree a git repository with one commit of everything in it."""
+        self._work_tree = work_tree
+        self._kept: dict[str, int] = {}
+        git_dir = os.path.join(work_tree, ".git")
+        _make_git_dir(git_dir)
+        self._import(git_dir)
+        environment = _environment(git_dir, work_tree)
+        _git(["read-tree", "refs/heads/main"], environment)
+        _git(["update-index", "-q", "--refresh"], environment)
+        self._keep(git_dir)
+
+    def _import(self, git_dir: str) -> None:
+        environment = _environment(git_dir, self._work_tree)
+        arguments = [
+            "-c",
+            "fastimport.unpackLimit=0",
+            "-c",
+            "core.compression=1",
+            "fast-import",
+            "--quiet",
+            "--depth=0",
+        ]
+        read_end, write_end = os.pipe()
+        pid = _spawn(arguments, environment, stdin=read_end)
+        os.close(read_end)
+        try:
+            with open(write_end, "wb", buffering=_PIECE) as stream:
+                _write_commit(stream, self._work_tree)
+        except BrokenPipeError:
+            pass  # its exit status says more
+        _wait(pid, arguments)
+
+    def _keep(self, git_dir: str) -> None:
+        pack_dir = os.path.join(git_dir, "objects", "pack")
+        names = ["index", "refs/heads/main"] + ["objects/pack/" + name for name in os.listdir(pack_dir)]
+        for name in names:
+            self._kept[name] = os.memfd_create("base")
+            with open(os.path.join(git_dir, name), "rb") as source:
+                _copy(source.fileno(), self._kept[name])
+
+    def write_difference(self, git_dir: str, stdout: int) -> None:
+        """Write the binary diff of the work tree against the base.
+
+        Args:
+            git_dir: where to put our own git directory; must not exist.
+            stdout: descriptor that git writes to.
+        """
+        if not stat.S_ISDIR(os.lstat(self._work_tree).st_mode):
+            raise GitFailed("the repository is not a directory any more")
+        _make_git_dir(git_dir)
+        for name, kept in self._kept.items():
+            os.lseek(kept, 0, os.SEEK_SET)
+            with open(os.path.join(git_dir, name), "wb") as target:
+                _copy(kept, target.fileno())
+        _forget_nested_repositories(self._work_tree)
+        environment = _environment(git_dir, self._work_tree)
+        _git(["add", "-A", "--ignore-errors", "--", ".", *_NO_BYTE_CODE], environment, tolerate=(1,))
+        diff = ["diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"]
+        _git([*diff, "--src-prefix=a/", "--dst-prefix=b/", "refs/heads/main"], environment, stdout=stdout)
+
+
+def _make_git_dir(git_dir: str) -> None:
+    """What ``git init`` makes, without templates, hooks and 3 ms."""
+    for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
+        os.makedirs(os.path.join(git_dir, name))
+    for name, content in (("HEAD", "ref: refs/heads/main\n"), ("config", _CONFIG), ("info/attributes", _ATTRIBUTES)):
+        with open(os.path.join(git_dir, name), "w") as file:
+            file.write(content)
+
+
+def _write_commit(stream: BinaryIO, work_tree: str) -> None:
+    """One commit in the format of git-fast-import(1), the same for the same tree."""
+    stream.write(b"commit refs/heads/main\nauthor %s\ncommitter %s\ndata 4\nbase\n" % (_WHO, _WHO))
+    for name, facts in _files(os.fsencode(work_tree), b""):
+        path = os.path.join(os.fsencode(work_tree), name)
+        quoted = b'"%s"' % name.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
+        if stat.S_ISLNK(facts.st_mode):
+            target = os.readlink(path)
+            stream.write(b"M 120000 inline %s\ndata %d\n%s\n" % (quoted, len(target), target))
+            continue
+        mode = b"100755" if facts.st_mode & 0o111 else b"100644"
+        stream.write(b"M %s inline %s\ndata %d\n" % (mode, quoted, facts.st_size))
+        with open(path, "rb") as file:
+            stream.writelines(iter(lambda: file.read(_PIECE), b""))
+        stream.write(b"\n")
+    stream.write(b"done\n")
+
+
+def _files(root: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Files and symlinks below root, in a fixed order; ``.git`` entries are left out."""
+    with os.scandir(os.path.join(root, prefix)) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        name = os.path.join(prefix, entry.name)
+        if entry.name == b".git":
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(root, name)
+        else:
+            yield name, entry.stat(follow_symlinks=False)
+
+
+def _forget_nested_repositories(work_tree: str) -> None:
+    """A ``.git`` below would turn its directory into a submodule, whose files no diff shows."""
+    for directory, names, files in os.walk(work_tree):
+        if directory != work_tree and (".git" in names or ".git" in files):
+            remove_tree(os.path.join(directory, ".git"))
+        if ".git" in names:
+            names.remove(".git")
+
+
+def remove_tree(path: str) -> None:
+    """Remove what is there, however the agent built it."""
+    _wait(_spawn_program("rm", ["rm", "-rf", "--", path], {"PATH": os.environ.get("PATH", os.defpath)}), ["rm"], (1,))
+
+
+def _environment(git_dir: str, work_tree: str) -> dict[str, str]:
+    return {
+        "PATH": os.environ.get("PATH", os.defpath),
+        "HOME": "/nonexistent",
+        "LC_ALL": "C",
+        "GIT_DIR": git_dir,
+        "GIT_WORK_TREE": work_tree,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+    }
+
+
+def _git(
+    arguments: Sequence[str], environment: dict[str, str], stdout: int | None = None, tolerate: tuple[int, ...] = ()
+) -> None:
+    speed = [
+        "-c",
+        "core.compression=0",
+        "-c",
+        "core.fsync=none",
+        "-c",
+        "core.safecrlf=false",
+        "-c",
+        "core.quotePath=true",
+    ]
+    _wait(_spawn([*speed, *arguments], environment, stdout=stdout), arguments, tolerate)
+
+
+def _spawn(
+    arguments: list[str], environment: dict[str, str], stdin: int | None = None, stdout: int | None = None
+) -> int:
+    return _spawn_program("git", ["git", *arguments], environment, stdin, stdout)
+
+
+def _spawn_program(
+    program: str,
+    argv: list[str],
+    environment: dict[str, str],
+    stdin: int | None = None,
+    stdout: int | None = None,
+) -> int:
+    """Start it with nothing open but what is given; its complaints go to the supervisor's stderr."""
+    with open(os.devnull, "r+b", buffering=0) as nothing:
+        actions = [
+            (os.POSIX_SPAWN_DUP2, nothing.fileno() if stdin is None else stdin, 0),
+            (os.POSIX_SPAWN_DUP2, nothing.fileno() if stdout is None else stdout, 1),
+        ]
+        try:
+            return os.posix_spawnp(program, argv, environment, file_actions=actions)
+        except FileNotFoundError:
+            raise GitFailed(f"{program} is not installed in the sandbox") from None
+
+
+def _wait(pid: int, arguments: Sequence[str], tolerate: tuple[int, ...] = ()) -> None:
+    _, status = os.waitpid(pid, 0)
+    if status and os.WEXITSTATUS(status) not in tolerate:
+        sys.stderr.flush()
+        raise GitFailed(f"git {' '.join(arguments)} ended with status {status}")
+
+
+def _copy(source: int, target: int) -> None:
+    while os.sendfile(target, source, None, _PIECE):
+        pass

@@ -1,0 +1,312 @@
+"""PID 1 of a sandbox: files in, command under limits, every process dead, results out.
+
+Reads a header and tars from stdin, then single control bytes; writes frames to stdout (both described in ``wire``). The
+end of stdin means that the manager is gone: everything ends at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+
+from ridges.sandbox_manager.inside.forwarder import Forwarder
+from ridges.sandbox_manager.inside.poller import READ, Poller
+from ridges.sandbox_manager.inside.processes import Undead, kill_all, step_out_of_reach
+from ridges.sandbox_manager.inside.repository import Base, GitFailed, remove_tree
+from ridges.sandbox_manager.inside.workspace import read_output, unpack
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Header = dict[str, Any]
+
+CHUNK = 1 << 18
+COLLECT_S = 60.0
+CONTINUATIONS = bytes(range(0x80, 0xC0))
+"""Bytes of UTF-8 that do not begin a character."""
+CANCEL, OUT_OF_MEMORY = b"C", b"M"
+
+
+class ManagerGone(Exception):
+    """Nobody waits for a result."""
+
+
+class Log:
+    """The end of what the command wrote, and how many characters were before it."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.dropped_chars = 0
+        self._max_bytes = max_bytes
+        self._end = bytearray()
+
+    def add(self, chunk: bytes) -> None:
+        self._end += chunk
+        if len(self._end) > 2 * self._max_bytes:
+            self._trim()
+
+    def content(self) -> bytes:
+        self._trim()
+        return bytes(self._end)
+
+    def _trim(self) -> None:
+        surplus = len(self._end) - self._max_bytes
+        if surplus > 0:
+            self.dropped_chars += len(self._end[:surplus].translate(None, CONTINUATIONS))
+            del self._end[:surplus]
+
+
+class Stdin:
+    """The manager's side of the conversation, read to the byte: what follows the tars are control bytes."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.limit = 0
+
+    def exactly(self, size: int) -> bytes:
+        content = bytearray()
+        while len(content) < size:
+            piece = os.read(self.fd, min(CHUNK, size - len(content)))
+            if not piece:
+                raise ManagerGone
+            content += piece
+        return bytes(content)
+
+    def read(self, size: int) -> bytes:
+        """For tarfile: never reads past the current tar."""
+        content = self.exactly(min(size, self.limit))
+        self.limit -= len(content)
+        return content
+
+
+class Command:
+    """The program nobody trusts, from start to end."""
+
+    def __init__(self, header: Header, poller: Poller, control: Stdin) -> None:
+        self.log = Log(header["log_bytes"])
+        self.exit_code: int | None = None
+        self.ended_by = ""
+        self.wall_s = 0.0
+        self._header = header
+        self._poller = poller
+        self._control = control
+
+    def run(self, environment: dict[str, str], forwarder: Forwarder | None) -> None:
+        """Returns when it has exited, or must not go on; its processes may still be there."""
+        pipe, write_end = os.pipe()
+        os.set_blocking(pipe, False)
+        child_ended, wake = os.pipe()
+        os.set_blocking(wake, False)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        started = time.monotonic()
+        pid = self._start(write_end, environment)
+        os.close(write_end)
+        self._poller.watch(pipe, READ, lambda _: self._pump(pipe))
+        self._poller.watch(child_ended, READ, lambda _: self._reap(pid, child_ended))
+        self._poller.watch(self._control.fd, READ, lambda _: self._obey())
+        deadline = started + self._header["timeout_s"]
+        while not self.ended_by:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self.ended_by = "timeout"
+                break
+            retry = forwarder.next_retry_s if forwarder else None
+            self._poller.poll(min(left, retry or left))
+            if retry is not None and forwarder:
+                forwarder.retry()
+        self.wall_s = time.monotonic() - started
+        signal.set_wakeup_fd(-1)
+        kill_all()
+        while self._pump(pipe):
+            pass
+
+    def _pump(self, pipe: int) -> bool:
+        try:
+            chunk = os.read(pipe, CHUNK)
+        except BlockingIOError:
+            return False
+        if chunk:
+            self.log.add(chunk)
+        else:
+            self._poller.forget(pipe)
+        return bool(chunk)
+
+    def _obey(self) -> None:
+        order = os.read(self._control.fd, 1)
+        if not order:
+            raise ManagerGone
+        self.ended_by = {CANCEL: "cancel", OUT_OF_MEMORY: "memory"}.get(order, "")
+
+    def _reap(self, command: int, child_ended: int) -> None:
+        os.read(child_ended, 4096)
+        try:
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                if pid == command:
+                    self.exit_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+                    self.ended_by = "exit"
+        except ChildProcessError:
+            pass
+
+    def _start(self, write_end: int, environment: dict[str, str]) -> int:
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            self._become(write_end, environment)
+        except BaseException as error:
+            os.write(2, f"cannot start {self._header['command'][0]!r}: {error}\n".encode("utf-8", "replace"))
+        os._exit(127)
+
+    def _become(self, write_end: int, environment: dict[str, str]) -> None:
+        os.setsid()
+        os.dup2(write_end, 1)
+        os.dup2(write_end, 2)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            with open("/proc/self/oom_score_adj", "w") as file:
+                file.write("1000")
+        except OSError:
+            pass
+        for name, limit in self._header["rlimits"].items():
+            kind = getattr(resource, "RLIMIT_" + name)
+            hard = resource.getrlimit(kind)[1]
+            most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+            resource.setrlimit(kind, (most, most))
+        os.chdir(self._header["workspace"])
+        command = self._header["command"]
+        os.execvpe(command[0], command, environment)  # noqa: S606  # as asked
+
+
+def _collect(base: Base, max_bytes: int) -> tuple[bytes | None, str | None]:
+    """The difference, or why there is none. git works in a child: it can be ended, and its memory is not PID 1's."""
+    directory = os.environ.get("TMPDIR", "/tmp")  # noqa: S108  # the sandbox's own
+    in_sandbox = os.getpid() == 1
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            if in_sandbox:  # the temporary directory is its own: make room in it
+                for name in os.listdir(directory):
+                    remove_tree(os.path.join(directory, name))
+            base.write_difference(os.path.join(directory, ".ridges-difference"), write_end)
+            os._exit(0)
+        except BaseException as error:
+            os.write(2, f"cannot compute the difference: {error!r}\n".encode("utf-8", "replace"))
+        os._exit(1)
+    os.close(write_end)
+    os.set_blocking(read_end, False)
+    difference, problem = _read_difference(read_end, max_bytes)
+    os.close(read_end)
+    if problem is None:
+        _, status = os.waitpid(pid, 0)
+        if status:
+            problem = "git could not compute the difference"
+    kill_all()
+    return (None, problem) if problem else (difference, None)
+
+
+def _read_difference(fd: int, max_bytes: int) -> tuple[bytes, str | None]:
+    content = bytearray()
+    ended: list[bool] = []
+
+    def on_readable(_mask: int) -> None:
+        chunk = os.read(fd, CHUNK)
+        content.extend(chunk)
+        if not chunk:
+            ended.append(True)
+
+    poller = Poller()
+    poller.watch(fd, READ, on_readable)
+    give_up_at = time.monotonic() + COLLECT_S
+    while not ended:
+        left = give_up_at - time.monotonic()
+        if left <= 0:
+            return b"", f"git took longer than {COLLECT_S} s to compute the difference"
+        poller.poll(left)
+        if len(content) > max_bytes:
+            return b"", f"the difference is larger than {max_bytes} bytes"
+    return bytes(content), None
+
+
+class Frames:
+    """Writes to a private copy of stdout that no other process ever has."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def write(self, kind: bytes, payload: list[bytes]) -> None:
+        for piece in [struct.pack(">cQ", kind, sum(map(len, payload))), *payload]:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+
+def _run(control: Stdin, frames: Frames) -> None:
+    (size,) = struct.unpack(">I", control.exactly(4))
+    header: Header = json.loads(control.exactly(size))
+    os.makedirs(header["workspace"], exist_ok=True)
+    for size in header["tars"]:
+        control.limit = size
+        unpack(control, header["workspace"])  # type: ignore[arg-type]  # tarfile needs no more than read()
+        control.exactly(control.limit)
+    base = Base(os.path.join(header["workspace"], "repo")) if header["repo"] else None
+    poller = Poller()
+    forwarder = Forwarder(poller, header["proxy_socket"], header["proxy_port"]) if header["proxy_socket"] else None
+    url = forwarder.url if forwarder else ""
+    environment = {name: value.replace("{proxy_url}", url) for name, value in header["env"].items()}
+    frames.write(b"S", [])
+    command = Command(header, poller, control)
+    command.run(environment, forwarder)
+    if forwarder:
+        forwarder.close()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    outputs = [read_output(path, max_bytes) for path, max_bytes in header["outputs"]]
+    difference, problem = _collect(base, header["difference_bytes"]) if base else (None, None)
+    log = command.log.content()
+    facts = {
+        "nonce": header["nonce"],
+        "exit_code": command.exit_code,
+        "timed_out": command.ended_by == "timeout",
+        "cancelled": command.ended_by == "cancel",
+        "out_of_memory": command.ended_by == "memory",
+        "wall_s": command.wall_s,
+        "cpu_s": used.ru_utime + used.ru_stime,
+        "peak_memory_bytes": used.ru_maxrss * 1024,
+        "log_dropped_chars": command.log.dropped_chars,
+        "log_size": len(log),
+        "outputs": [[None if content is None else len(content), wrong] for content, wrong in outputs],
+        "difference_size": None if difference is None else len(difference),
+        "difference_problem": problem,
+    }
+    text = json.dumps(facts).encode()
+    contents = [content for content, _ in outputs if content is not None]
+    frames.write(b"R", [struct.pack(">I", len(text)), text, log, *contents, difference or b""])
+
+
+def main() -> None:
+    """The whole life of a sandbox."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python's own handler: the only one that would let a signal through
+    step_out_of_reach()
+    control, frames = Stdin(os.dup(0)), Frames(os.dup(1))
+    with open(os.devnull, "r+b", buffering=0) as nothing:
+        os.dup2(nothing.fileno(), 0)
+        os.dup2(nothing.fileno(), 1)
+    try:
+        _run(control, frames)
+    except ManagerGone:
+        kill_all()
+        sys.exit(1)
+    except (Exception, Undead, GitFailed) as error:
+        frames.write(b"E", [f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000]])
+        sys.exit(1)

@@ -1,0 +1,74 @@
+"""The Python interpreter that sandboxes without images get, and the directories it needs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from ridges.sandbox_manager.errors import SandboxUnavailable
+
+_ASK = (
+    "import json,sys;print(json.dumps([sys.executable,sys.prefix,sys.base_prefix,"
+    "getattr(sys,'_base_executable',sys.executable),sys.version_info[:2]]))"
+)
+_OLDEST = (3, 8)
+
+
+class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
+    """An installed Python, perhaps a virtual environment."""
+
+    executable: Path
+    """As given: of the virtual environment, where it is one."""
+    supervisor_executable: Path
+    """Of the installation itself: starts faster, sees no packages."""
+    prefixes: tuple[Path, ...]
+    """Directories it consists of."""
+
+    @property
+    def search_path(self) -> str:
+        """PATH for commands, the interpreter's own programs first."""
+        own = dict.fromkeys((str(self.executable.parent), str(self.supervisor_executable.parent)))
+        return ":".join(dict.fromkeys([*own, "/usr/local/bin", "/usr/bin", "/bin"]))
+
+
+def find_interpreter(python: Path | None) -> Interpreter:
+    """What an interpreter consists of, by asking it.
+
+    Args:
+        python: its path; None = the one that runs this.
+
+    Raises:
+        SandboxUnavailable: it does not run, or is too old.
+    """
+    python = python or Path(sys.executable)
+    try:
+        asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, timeout=20, check=True)
+        executable, prefix, base_prefix, base_executable, version = json.loads(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        raise SandboxUnavailable(
+            f"the sandboxes' interpreter {python} does not run ({error})",
+            "set RIDGES_AGENT_PYTHON to a Python 3 with the packages that agents expect",
+        ) from error
+    if tuple(version) < _OLDEST:
+        raise SandboxUnavailable(
+            f"{python} is Python {version[0]}.{version[1]}", "set RIDGES_AGENT_PYTHON to 3.8 or newer"
+        )
+    real = Path(base_executable).resolve()
+    prefixes = [Path(prefix), Path(base_prefix), Path(base_prefix).resolve(), real.parent.parent]
+    prefixes += [link.parent.parent for link in _links(Path(executable))]
+    return Interpreter(
+        executable=Path(executable),
+        supervisor_executable=real,
+        prefixes=tuple(dict.fromkeys(path for path in prefixes if not path.is_relative_to("/usr"))),
+    )
+
+
+def _links(path: Path) -> list[Path]:
+    """Every path that a chain of symlinks goes through."""
+    found = [path]
+    while path.is_symlink():
+        path = path.parent / path.readlink()
+        found.append(path)
+    return found

@@ -1,0 +1,196 @@
+"""A supervisor as a child process of the manager: start it, talk to it, end it. For adapters without an engine."""
+
+import asyncio
+import contextlib
+import os
+import subprocess
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
+from ridges.sandbox_manager.ports import SandboxSpec
+from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, ReplyReader
+
+_PIECE = 1 << 18
+_STDERR_KEPT = 4000
+_UNPACK_S = 120.0
+_COLLECT_S = 120.0
+"""Longer than the supervisor's own limits: only a broken one gets here."""
+
+
+class LocalSupervisor:
+    """A started supervisor process. Its three pipes never block the event loop."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", stdout: asyncio.StreamReader, stderr: asyncio.StreamReader
+    ) -> None:
+        self.pid = process.pid
+        self._process, self._stdout, self._stderr = process, stdout, stderr
+        self._complaints = b""
+
+    @property
+    def complaints(self) -> str:
+        """The end of its stderr; complete once it has ended."""
+        return self._complaints.decode("utf-8", "replace").strip()
+
+    async def converse(
+        self, spec: SandboxSpec, launch: Launch, cancelled: asyncio.Event, full: asyncio.Event
+    ) -> ReplyReader:
+        """Hand over the spec and wait for the result. Returns with ``complete`` unset when the process ended without
+        one.
+
+        Args:
+            spec: what was launched.
+            launch: what to write.
+            cancelled: ends the command.
+            full: ends the command as out of memory.
+
+        Raises:
+            SandboxFailed: no result in time, or no credible one.
+        """
+        reply = ReplyReader(spec, launch.nonce)
+        writing = asyncio.ensure_future(self._write(launch.stdin))
+        listening = asyncio.ensure_future(self._listen())
+        orders = ((cancelled, CANCEL), (full, OUT_OF_MEMORY))
+        obeying = [asyncio.ensure_future(self._order(writing, event, order)) for event, order in orders]
+        try:
+            async with asyncio.timeout(_UNPACK_S + spec.timeout_s + _COLLECT_S):
+                while not reply.complete and (chunk := await self._stdout.read(_PIECE)):
+                    reply.feed(chunk)
+        except TimeoutError as error:
+            raise SandboxFailed(spec.run_id, "its supervisor handed over no result in time") from error
+        else:
+            if not reply.complete:
+                await asyncio.wait({listening}, timeout=1)
+        finally:
+            together = (writing, listening, *obeying)
+            for each in together:
+                each.cancel()
+            await asyncio.gather(*together, return_exceptions=True)
+        return reply
+
+    async def _write(self, pieces: Sequence[bytes]) -> None:
+        stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            for piece in pieces:
+                await _write_all(stdin.fileno(), piece)
+
+    async def _order(self, writing: "asyncio.Task[None]", event: asyncio.Event, order: bytes) -> None:
+        await asyncio.gather(event.wait(), asyncio.shield(writing))
+        await self._write((order,))
+
+    async def _listen(self) -> None:
+        while chunk := await self._stderr.read(_PIECE):
+            self._complaints = (self._complaints + chunk)[-_STDERR_KEPT:]
+
+    async def last_words(self) -> str:
+        """The end of its stderr, when it has failed before the conversation."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._listen(), timeout=2)
+        return self.complaints
+
+    async def ended(self) -> int:
+        """Wait for its exit; its return code."""
+        if self._process.returncode is None:
+            loop = asyncio.get_running_loop()
+            exited = asyncio.Event()
+            pidfd = os.pidfd_open(self.pid)
+            loop.add_reader(pidfd, exited.set)
+            try:
+                await exited.wait()
+            finally:
+                loop.remove_reader(pidfd)
+                os.close(pidfd)
+        return self._process.wait()
+
+
+@asynccontextmanager
+async def supervised(
+    argv: Sequence[str],
+    *,
+    executable: Path | None = None,
+    env: dict[str, str],
+    pass_fds: Sequence[int] = (),
+    in_child: Callable[[], None] | None = None,
+) -> AsyncIterator[LocalSupervisor]:
+    """A process that is dead and reaped when the context ends, whatever ends it.
+
+    ``pass_fds`` are taken over: they are closed here once the process has them, or could not be started. Enter it in
+    the thread that lives as long as the manager: parent-death signals follow the thread.
+
+    Raises:
+        SandboxUnavailable: it cannot be executed.
+    """
+    try:
+        process = subprocess.Popen(  # noqa: ASYNC220  # asyncio's own cannot drop privileges on every loop
+            argv,
+            executable=executable,
+            env=env,
+            cwd="/",
+            pass_fds=pass_fds,
+            preexec_fn=in_child,  # noqa: PLW1509  # mounts and the uid have no other place
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SandboxUnavailable(
+            f"{executable or argv[0]} cannot be started ({error})", "run `ridges doctor`"
+        ) from error
+    finally:
+        for fd in pass_fds:
+            os.close(fd)
+    assert process.stdin is not None
+    os.set_blocking(process.stdin.fileno(), False)
+    transports: list[asyncio.BaseTransport] = []
+    supervisor = None
+    try:
+        readers = []
+        for pipe in (process.stdout, process.stderr):
+            reader = asyncio.StreamReader(limit=_PIECE)
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda reader=reader: asyncio.StreamReaderProtocol(reader),  # type: ignore[misc]
+                pipe,
+            )
+            transports.append(transport)
+            readers.append(reader)
+        supervisor = LocalSupervisor(process, *readers)
+        yield supervisor
+    finally:
+        process.kill()
+        process.stdin.close()
+        for transport in transports:
+            transport.close()
+        await _reap(process, supervisor)
+
+
+async def _reap(process: "subprocess.Popen[bytes]", supervisor: LocalSupervisor | None) -> None:
+    """SIGKILL was sent: it ends soon. A cancellation in between must not leave it unreaped."""
+    if supervisor is None:
+        process.wait()
+        return
+    ending = asyncio.ensure_future(supervisor.ended())
+    try:
+        await asyncio.shield(ending)
+    except asyncio.CancelledError:
+        await ending
+        raise
+
+
+async def _write_all(fd: int, content: bytes) -> None:
+    view = memoryview(content)
+    loop = asyncio.get_running_loop()
+    while view:
+        try:
+            view = view[os.write(fd, view[:_PIECE]) :]
+        except BlockingIOError:
+            writable = asyncio.Event()
+            loop.add_writer(fd, writable.set)
+            try:
+                await writable.wait()
+            finally:
+                loop.remove_writer(fd)

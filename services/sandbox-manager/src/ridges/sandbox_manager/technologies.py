@@ -1,0 +1,90 @@
+"""Which sandbox technology a run gets."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+
+from ridges.sandbox_manager.errors import SandboxManagerError, SandboxUnavailable
+from ridges.sandbox_manager.ports import Sandbox
+
+AUTO = "auto"
+_AUTO_ORDER = ("docker", "bubblewrap")
+"""``process`` is never chosen by itself."""
+_TRUST_S = {True: 30.0, False: 3.0}
+"""How long the result of a self-test (passed, failed) is believed."""
+
+
+class ProcessNotAllowed(SandboxManagerError):
+    """Somebody asked for the sandbox that isolates nothing. Never retried."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the sandbox 'process' isolates nothing and is not allowed here; for agents you wrote yourself start the "
+            "sandbox-manager with RIDGES_ALLOW_PROCESS=true"
+        )
+
+
+class Technologies:
+    """The adapters of this manager, and which of them work."""
+
+    def __init__(self, adapters: Mapping[str, Sandbox], preferred: str) -> None:
+        self._adapters, self._preferred = dict(adapters), preferred
+        self._checked: dict[str, tuple[float, SandboxManagerError | None]] = {}
+        self._checking = asyncio.Lock()
+
+    async def pick(self, requested: str) -> Sandbox:
+        """The adapter for a run, found fit.
+
+        Raises:
+            SandboxUnavailable: none; with what each of them needs.
+            ProcessNotAllowed: asked for ``process``, which the settings forbid.
+        """
+        wanted = self._preferred if requested == AUTO else requested
+        problems = []
+        for name in _AUTO_ORDER if wanted == AUTO else (wanted,):
+            problem = await self._problem(name)
+            if problem is None:
+                return self._adapters[name]
+            problems.append(problem)
+        if len(problems) == 1:
+            raise problems[0]
+        raise SandboxUnavailable(
+            "; ".join(f"{name}: {problem}" for name, problem in zip(_AUTO_ORDER, problems, strict=True)),
+            "mend one of them",
+        )
+
+    async def check(self) -> None:
+        """For /readyz: raises what ``pick`` raises for a run that asks for nothing particular."""
+        await self.pick(AUTO)
+
+    async def sweep(self, live: set[str]) -> int:
+        """Removes leftovers of every technology that answers; how many."""
+        removed = 0
+        for adapter in self._adapters.values():
+            try:
+                removed += await adapter.sweep(live)
+            except SandboxUnavailable:
+                continue
+        return removed
+
+    async def _problem(self, name: str) -> SandboxManagerError | None:
+        async with self._checking:
+            checked_at, problem = self._checked.get(name, (float("-inf"), None))
+            if time.monotonic() - checked_at > _TRUST_S[problem is None]:
+                problem = await self._test(name)
+                self._checked[name] = (time.monotonic(), problem)
+            return problem
+
+    async def _test(self, name: str) -> SandboxManagerError | None:
+        adapter = self._adapters.get(name)
+        if adapter is None and name == "process":
+            return ProcessNotAllowed()
+        if adapter is None:
+            return SandboxUnavailable(
+                f"this manager has no sandbox {name!r}", f"choose one of {', '.join(self._adapters)}"
+            )
+        try:
+            await adapter.check()
+        except SandboxManagerError as error:
+            return error
+        return None

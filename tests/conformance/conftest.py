@@ -1,0 +1,11 @@
+"""Suites are modules of their own: pytest explains their assertions only when told so."""
+
+import pytest
+
+pytest.register_assert_rewrite(
+    "conformance.event_store_suite",
+    "conformance.queue_suite",
+    "conformance.sandbox_suite",
+    "conformance.isolation_suite",
+    "conformance.proxy_path_suite",
+)

@@ -1,0 +1,106 @@
+"""A user's folder for end-to-end tests: configuration and examples, and the command line run in it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+class Project:
+    """A folder like one a user has, with a space in its path."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "my project"
+        self.folder.mkdir()
+        shutil.copy(REPOSITORY / "ridges.toml", self.folder)
+        shutil.copytree(REPOSITORY / "examples", self.folder / "examples")
+        agent_environment = REPOSITORY / ".venv-agent"
+        if agent_environment.exists():
+            (self.folder / ".venv-agent").symlink_to(agent_environment)
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("RIDGES_")}
+
+    def ridges(self, *args: str, timeout_s: float = 180, env: Mapping[str, str] | None = None) -> "Ended":
+        """Runs the command line to its end."""
+        done = subprocess.run(
+            [sys.executable, "-m", "ridges.cli", *args],
+            cwd=self.folder,
+            env=self.env | dict(env or {}),
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+        return Ended(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *args: str) -> subprocess.Popen[str]:
+        """Starts the command line and goes on."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "ridges.cli", *args],
+            cwd=self.folder,
+            env=self.env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def agent(self, name: str, source: str | bytes) -> str:
+        """An agent file of this project."""
+        path = self.folder / name
+        path.write_bytes(source if isinstance(source, bytes) else source.encode())
+        return str(path)
+
+    def state(self) -> dict[str, object]:
+        """Contents of ``state.json``."""
+        return dict(json.loads((self.folder / ".ridges" / "state.json").read_text()))
+
+    def pid(self, service: str) -> int:
+        pids = self.state()["pids"]
+        assert isinstance(pids, dict)
+        return int(pids[service])
+
+    def leftovers(self) -> list[str]:
+        """Processes that still work in or for this folder."""
+        return [found for process in psutil.process_iter(["pid", "cmdline"]) if (found := self._belongs(process))]
+
+    def wait_for_nothing_left(self, timeout_s: float = 10) -> list[str]:
+        """What is left after some patience; empty is good."""
+        give_up = time.monotonic() + timeout_s
+        while (left := self.leftovers()) and time.monotonic() < give_up:
+            time.sleep(0.2)
+        return left
+
+    def _belongs(self, process: psutil.Process) -> str | None:
+        if process.pid == os.getpid():
+            return None
+        try:
+            words = " ".join(process.cmdline())
+            if str(self.folder) in words or process.environ().get("RIDGES_ROOT") == str(self.folder):
+                return f"{process.pid}: {words[:200]}"
+            if str(self.folder) in " ".join(process.environ().values()):
+                return f"{process.pid}: {words[:200]}"
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return None
+        return None
+
+
+class Ended:
+    """A command that ended."""
+
+    def __init__(self, code: int, stdout: str, stderr: str) -> None:
+        self.code, self.stdout, self.stderr = code, stdout, stderr
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The one JSON document on stdout."""
+        return dict(json.loads(self.stdout))
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.stdout[-3000:]}\n--- stderr\n{self.stderr[-3000:]}"

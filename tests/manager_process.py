@@ -1,0 +1,192 @@
+"""A real sandbox-manager process against a real log, real blobs and a gateway that answers the same to everything."""
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+from collections.abc import Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import aiohttp
+import msgspec
+from aiohttp import web
+from nats_process import free_port
+
+from ridges.chassis.blob_store import open_blob_store
+from ridges.chassis.clock import SystemClock
+from ridges.chassis.jetstream import open_event_store
+from ridges.contracts import events as ev
+from ridges.contracts.limits import RunLimits
+
+KEY = "5a" * 32
+ENDS = (ev.PatchProduced, ev.AgentFailed, ev.RunCancelled)
+
+
+class FakeGateway:
+    """Answers each call and writes down who called."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.calls: list[tuple[str, str]] = []
+        """(path, Authorization)"""
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        await request.content.read()
+        self.calls.append((request.path, request.headers.get("Authorization", "")))
+        return web.json_response({"content": "hello", "tool_calls": []})
+
+    @asynccontextmanager
+    async def serving(self):
+        server = web.ServerRunner(web.Server(self), shutdown_timeout=0.1)
+        await server.setup()
+        site = web.TCPSite(server, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
+        yield self
+        await server.cleanup()
+
+
+class ManagerProcess:
+    """`python -m ridges.sandbox_manager`, started, killed and started again on the same state."""
+
+    def __init__(self, folder: Path, *, nats, gateway_url: str, **settings: object) -> None:
+        self.state_dir = folder / "manager state"
+        self.port = free_port()
+        self.log = folder / "manager.log"
+        self.env = {
+            "RIDGES_NATS_URL": nats.url,
+            "RIDGES_NATS_MONITOR_URL": nats.monitor_url,
+            "RIDGES_BLOBS_URL": f"file://{folder}/blobs",
+            "RIDGES_GATEWAY_URL": gateway_url,
+            "RIDGES_RUN_TOKEN_KEY": KEY,
+            "RIDGES_STATE_DIR": str(self.state_dir),
+            "RIDGES_HTTP_PORT": str(self.port),
+            "RIDGES_ACK_WAIT_S": "2",
+            "RIDGES_SWEEP_INTERVAL_S": "1",
+            "RIDGES_DRAIN_TIMEOUT_S": "1",
+        } | {f"RIDGES_{name.upper()}": str(value) for name, value in settings.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self, env: Mapping[str, str] = {}) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("RIDGES_")}
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "ridges.sandbox_manager"],
+                env=environ | self.env | dict(env),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            await self._until_ready()
+        except BaseException:
+            await self.end(signal.SIGKILL)
+            raise
+
+    async def _until_ready(self) -> None:
+        give_up_at, said = asyncio.get_running_loop().time() + 40, "nothing"
+        async with aiohttp.ClientSession() as http:
+            while asyncio.get_running_loop().time() < give_up_at:
+                assert self._process is not None
+                assert self._process.poll() is None, self.words()
+                try:
+                    async with http.get(f"http://127.0.0.1:{self.port}/readyz") as reply:
+                        if reply.status == 200:
+                            return
+                        said = await reply.text()
+                except aiohttp.ClientError as error:
+                    said = str(error)
+                await asyncio.sleep(0.05)
+        raise AssertionError(f"not ready: {said}\n{self.words()}")
+
+    async def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return await asyncio.to_thread(self._process.wait, 30)
+
+    def words(self) -> str:
+        return self.log.read_text()[-8000:]
+
+
+class Requests:
+    """Publishes requests as the ledger and the evaluator would, and waits for what becomes of them."""
+
+    def __init__(self, store, blobs) -> None:
+        self.store, self.blobs, self.clock = store, blobs, SystemClock()
+
+    async def run(self, agent: str | bytes, *, limits: RunLimits = RunLimits(), repo=None, **fields) -> str:
+        run_id = self.clock.new_id()
+        source = agent if isinstance(agent, bytes) else agent.encode()
+        put = self.blobs.put
+        await self.store.append(
+            run_id,
+            [
+                ev.RunRequested(
+                    **self.envelope(run_id),
+                    problem_id="p",
+                    problem_digest="sha256:" + "0" * 64,
+                    statement=await put("Make it two. \N{SNOWMAN}".encode(), "text/markdown"),
+                    workspace=await put(tar_of(repo or {"a.txt": b"one\n"}), "application/x-tar"),
+                    agent=await put(source, "text/x-python"),
+                    agent_name="agent.py",
+                    limits=limits,
+                    **fields,
+                )
+            ],
+        )
+        return run_id
+
+    def envelope(self, run_id: str) -> dict[str, object]:
+        return {"id": self.clock.new_id(), "run_id": run_id, "time": datetime.now(UTC)}
+
+    async def cancel(self, run_id: str) -> None:
+        await self.store.append(run_id, [ev.RunCancelled(**self.envelope(run_id), reason="enough")])
+
+    async def events(self, run_id: str, *types) -> list[ev.AnyEvent]:
+        found = [recorded.event for recorded in await self.store.read_run(run_id)]
+        return [event for event in found if not types or isinstance(event, types)]
+
+    async def wait(self, run_id: str, *types, timeout_s: float = 60):
+        """The first event of these types."""
+        async with asyncio.timeout(timeout_s):
+            while not (found := await self.events(run_id, *types)):
+                await asyncio.sleep(0.05)
+        return found[0]
+
+    async def end_of(self, run_id: str, timeout_s: float = 60):
+        return await self.wait(run_id, *ENDS, timeout_s=timeout_s)
+
+    async def text(self, ref) -> str:
+        return (await self.blobs.get(ref.digest)).decode()
+
+
+@asynccontextmanager
+async def requests_on(nats, folder: Path):
+    """What publishes into the same log and blobs as a ManagerProcess in that folder."""
+    async with open_event_store(nats.url, name="test", monitor_url=nats.monitor_url) as store:
+        yield Requests(store, open_blob_store(f"file://{folder}/blobs"))
+
+
+def tar_of(files: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+def limits(**changes: object) -> RunLimits:
+    return msgspec.structs.replace(RunLimits(agent_timeout_s=30, evaluation_timeout_s=30), **changes)

@@ -1,0 +1,133 @@
+"""A real nats-server of our own, on free ports, with its store in a given folder."""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from nats.aio.client import Client
+
+from ridges.chassis.migrate import declare_streams
+
+START_TIMEOUT_S = 15.0
+
+
+def free_port() -> int:
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        return probing.getsockname()[1]
+
+
+def nats_server_binary() -> str:
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    assert found, "nats-server is not installed; run ./just sync"
+    return found
+
+
+class NatsServer:
+    """Starts, stops, kills and restarts one server; ports and store stay the same over restarts."""
+
+    def __init__(self, folder: Path, *, sync: str | None = "always", extra: str = "") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.port, self.monitor_port = free_port(), free_port()
+        self.log = folder / "nats.log"
+        self._config = folder / "nats.conf"
+        self._sync, self._extra = sync, extra
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def monitor_url(self) -> str:
+        return f"http://127.0.0.1:{self.monitor_port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> "NatsServer":
+        assert not self.running, "the server runs already"
+        sync = f"sync_interval: {self._sync}" if self._sync else ""
+        self._config.write_text(
+            f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor_port}"\nmax_payload: 1MB\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", {sync} }}\n{self._extra}\n'
+        )
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [nats_server_binary(), "-c", str(self._config)], stdout=log, stderr=log, start_new_session=True
+            )
+        self._wait_until_up()
+        return self
+
+    def stop(self) -> None:
+        """SIGTERM, then wait."""
+        self._end(signal.SIGTERM)
+
+    def kill9(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Kill -9 and start again: same ports, same store."""
+        self.kill9()
+        self.start()
+
+    def pause(self) -> None:
+        """The server hangs (SIGSTOP) until ``resume``."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    @asynccontextmanager
+    async def client(self, **options):
+        """A plain nats-py client."""
+        nc = Client()
+        await nc.connect(self.url, **options)
+        try:
+            yield nc
+        finally:
+            await nc.close()
+
+    async def migrate(self, **options) -> None:
+        """Declare the streams."""
+        async with self.client(**options) as nc:
+            await declare_streams(nc)
+
+    def migrate_now(self, **options) -> None:
+        """``migrate`` for code without a loop."""
+        asyncio.run(self.migrate(**options))
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+            self._process.wait(timeout=20)
+            self._process = None
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
+            assert self.running, f"nats-server ended: {self.log.read_text()[-2000:]}"
+            try:
+                for port in (self.port, self.monitor_port):
+                    socket.create_connection(("127.0.0.1", port), 0.2).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        raise AssertionError(f"nats-server did not start in time: {self.log.read_text()[-2000:]}")

@@ -1,0 +1,80 @@
+"""Sandbox specs for tests, and what is left of a sandbox on this machine."""
+
+import asyncio
+import io
+import tarfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+from ridges.contracts.events import SandboxFile
+from ridges.contracts.limits import MIB, SandboxLimits
+from ridges.sandbox_manager.ports import SandboxSpec
+
+MARK = "TEST_SANDBOX_MARK"
+SMALL = SandboxLimits(memory_bytes=512 * MIB, disk_bytes=32 * MIB, pids=128, log_chars=100_000)
+
+
+def tar_of(files: dict[str, bytes | str], *, executable: tuple[str, ...] = (), symlinks: dict[str, str] | None = None) -> bytes:
+    """A tar of regular files (and symlinks)."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            content = content.encode() if isinstance(content, str) else content
+            entry.size, entry.mode = len(content), 0o755 if name in executable else 0o644
+            tar.addfile(entry, io.BytesIO(content))
+        for name, target in (symlinks or {}).items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            tar.addfile(entry)
+    return buffer.getvalue()
+
+
+def sandbox_spec(*command: str, outputs: dict[str, int] | None = None, **changes) -> SandboxSpec:
+    """A sandbox that runs a command; ``changes`` are fields of SandboxSpec."""
+    fields = {
+        "sandbox_id": str(uuid4()),
+        "run_id": str(uuid4()),
+        "kind": "agent",
+        "files": (),
+        "command": command,
+        "env": {},
+        "limits": SMALL,
+        "timeout_s": 20,
+        "outputs": tuple(SandboxFile(path=path, max_bytes=size) for path, size in (outputs or {}).items()),
+        "deadline": datetime.now(UTC) + timedelta(minutes=5),
+    } | changes
+    fields["env"] = {MARK: fields["sandbox_id"]} | fields["env"]
+    return SandboxSpec(**fields)
+
+
+def python(text: str) -> tuple[str, ...]:
+    """The command that runs a Python text."""
+    return ("python3", "-c", text)
+
+
+def processes_of(spec: SandboxSpec) -> list[str]:
+    """Command lines of living processes that carry the sandbox's mark in their environment."""
+    found = []
+    for directory in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{MARK}={spec.sandbox_id}".encode() in (directory / "environ").read_bytes():
+                found.append((directory / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace"))
+        except OSError:
+            continue
+    return found
+
+
+def control_groups_of(spec: SandboxSpec) -> list[Path]:
+    return [path for path in Path("/sys/fs/cgroup").rglob(f"*{spec.sandbox_id}*") if path.is_dir()]
+
+
+async def gone(spec: SandboxSpec) -> None:
+    """Fails unless nothing of the sandbox is left. Killed processes may need a moment to vanish."""
+    for _ in range(50):
+        left = [*processes_of(spec), *map(str, control_groups_of(spec))]
+        if not left:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"left behind: {left}")

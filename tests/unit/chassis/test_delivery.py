@@ -1,0 +1,61 @@
+"""The worker pool, with a fake source: what cannot be brought about with a real queue."""
+
+import asyncio
+
+import pytest
+
+from ridges.chassis.clock import SystemClock
+from ridges.chassis.delivery import HandlerPool, retry_delay_s
+from ridges.chassis.ports import DeliveryPolicy
+from ridges.contracts.codec import encode
+from ridges.contracts.events import RunCancelled
+
+clock = SystemClock()
+
+
+@pytest.mark.parametrize(
+    ("delays", "deliveries", "delay"),
+    [((1.0, 5.0), 1, 1.0), ((1.0, 5.0), 2, 5.0), ((1.0, 5.0), 9, 5.0), ((), 1, 0.0)],
+)
+def test_the_last_delay_repeats(delays, deliveries, delay):
+    assert retry_delay_s(DeliveryPolicy(retry_delays_s=delays), deliveries) == delay
+
+
+class FakeDelivery:
+    subject, position, deliveries = "ev.a.RunCancelled", 1, 1
+    content = encode(RunCancelled(id="1", run_id="a", time=clock.now(), reason="x"))
+
+    def __init__(self, told, *, broken=False):
+        self._told, self._broken = told, broken
+
+    async def done(self):
+        if self._broken:
+            raise ConnectionError("the log is away")
+        self._told.append("done")
+
+    async def again(self, delay_s):
+        self._told.append("again")
+
+    async def heartbeat(self):
+        self._told.append("heartbeat")
+
+    async def park(self, error):
+        self._told.append("parked")
+
+
+async def test_a_worker_outlives_an_acknowledgement_that_fails(monkeypatch):
+    monkeypatch.setattr("ridges.chassis.delivery.UNSETTLED_PAUSE_S", 0.01)
+    told = []
+    coming = asyncio.Queue()
+    coming.put_nowait(FakeDelivery(told, broken=True))
+    coming.put_nowait(FakeDelivery(told))
+
+    async def handle(_recorded):
+        """Handles."""
+
+    pool = HandlerPool("q", handle, DeliveryPolicy())
+    pool.start([coming.get])
+    async with asyncio.timeout(5):
+        while told != ["done"]:  # noqa: ASYNC110 - the fake has no event to wait for
+            await asyncio.sleep(0.01)
+    await pool.drain(1)

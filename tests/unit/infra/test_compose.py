@@ -1,0 +1,66 @@
+"""The compose file and the services agree on names and on what may not be left open."""
+
+import importlib
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+import yaml
+from ridges.chassis.settings import load, variable_of
+
+INFRA = Path(__file__).parents[3] / "infra"
+COMPOSE = yaml.safe_load((INFRA / "compose.yaml").read_text())
+SERVICES = ("ledger", "gateway", "sandbox-manager", "evaluator")
+
+
+def settings_of(service: str) -> type[msgspec.Struct]:
+    module = importlib.import_module(f"ridges.{service.replace('-', '_')}.settings")
+    found = [
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and issubclass(member, msgspec.Struct) and member.__module__ == module.__name__
+    ]
+    return next(struct for struct in found if struct.__name__.endswith("Settings"))
+
+
+def environment_of(service: str) -> dict[str, str]:
+    """As compose would resolve it, with placeholders for what the operator must give."""
+    given = COMPOSE["services"][service]["environment"]
+    return {
+        name: re.sub(r"\$\{\w+(?::-([^}]*)|:\?[^}]*)\}", lambda m: m[1] or "ab" * 32, text)
+        for name, text in given.items()
+    }
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_every_variable_is_a_setting(service: str) -> None:
+    """A misspelt variable would be ignored in silence."""
+    known = {variable_of(field.name) for field in msgspec.structs.fields(settings_of(service))}
+    assert set(environment_of(service)) - known == set()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_service_accepts_its_environment(service: str) -> None:
+    """Nothing that a service needs is missing, and every value has the right form."""
+    settings = load(settings_of(service), environment_of(service))
+    assert settings.http_host == "0.0.0.0"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_services_are_hardened(service: str) -> None:
+    """Read-only, no capabilities, no new privileges; the engine's socket for the sandbox-manager alone."""
+    declared = COMPOSE["services"][service]
+    assert declared["read_only"] is True
+    assert declared["cap_drop"] == ["ALL"]
+    assert declared["security_opt"] == ["no-new-privileges:true"]
+    assert any("docker.sock" in volume for volume in declared["volumes"]) == (service == "sandbox-manager")
+
+
+def test_only_the_ledger_is_reachable_and_only_from_this_machine() -> None:
+    published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
+    assert published == {"ledger": ["127.0.0.1:8100:8100"]}
+
+
+def test_the_log_is_synced_before_it_is_acknowledged() -> None:
+    assert re.search(r"^\s*sync_interval: always$", (INFRA / "nats.conf").read_text(), re.MULTILINE)
