@@ -41,7 +41,7 @@ lint: sync
 # static types of all src
 [group('check')]
 types: sync
-    "{{bin}}/mypy"
+    "{{bin}}/mypy" contracts/src chassis/src cli/src services/*/src
 
 # the layers inside and between the services
 [group('check')]

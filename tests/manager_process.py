@@ -24,6 +24,7 @@ from ridges.contracts import events as ev
 from ridges.contracts.limits import RunLimits
 
 KEY = "5a" * 32
+NO_LIMITS = RunLimits()
 ENDS = (ev.PatchProduced, ev.AgentFailed, ev.RunCancelled)
 
 
@@ -80,7 +81,7 @@ class ManagerProcess:
     async def start(self, env: Mapping[str, str] = {}) -> None:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RIDGES_")}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - a few milliseconds, in a test
                 [sys.executable, "-m", "ridges.sandbox_manager"],
                 env=environ | self.env | dict(env),
                 stdout=log,
@@ -125,7 +126,7 @@ class Requests:
     def __init__(self, store, blobs) -> None:
         self.store, self.blobs, self.clock = store, blobs, SystemClock()
 
-    async def run(self, agent: str | bytes, *, limits: RunLimits = RunLimits(), repo=None, **fields) -> str:
+    async def run(self, agent: str | bytes, *, limits: RunLimits = NO_LIMITS, repo=None, **fields) -> str:
         run_id = self.clock.new_id()
         source = agent if isinstance(agent, bytes) else agent.encode()
         put = self.blobs.put
@@ -160,7 +161,7 @@ class Requests:
     async def wait(self, run_id: str, *types, timeout_s: float = 60):
         """The first event of these types."""
         async with asyncio.timeout(timeout_s):
-            while not (found := await self.events(run_id, *types)):
+            while not (found := await self.events(run_id, *types)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         return found[0]
 

@@ -2,28 +2,35 @@
 
 import asyncio
 import io
+import os
 import tarfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+
 from ridges.contracts.events import SandboxFile
 from ridges.contracts.limits import MIB, SandboxLimits
+from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
+from ridges.sandbox_manager.errors import SandboxUnavailable
 from ridges.sandbox_manager.ports import SandboxSpec
 
 MARK = "TEST_SANDBOX_MARK"
 SMALL = SandboxLimits(memory_bytes=512 * MIB, disk_bytes=32 * MIB, pids=128, log_chars=100_000)
 
 
-def tar_of(files: dict[str, bytes | str], *, executable: tuple[str, ...] = (), symlinks: dict[str, str] | None = None) -> bytes:
+def tar_of(
+    files: dict[str, bytes | str], *, executable: tuple[str, ...] = (), symlinks: dict[str, str] | None = None
+) -> bytes:
     """A tar of regular files (and symlinks)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for name, content in files.items():
             entry = tarfile.TarInfo(name)
-            content = content.encode() if isinstance(content, str) else content
-            entry.size, entry.mode = len(content), 0o755 if name in executable else 0o644
-            tar.addfile(entry, io.BytesIO(content))
+            raw = content.encode() if isinstance(content, str) else content
+            entry.size, entry.mode = len(raw), 0o755 if name in executable else 0o644
+            tar.addfile(entry, io.BytesIO(raw))
         for name, target in (symlinks or {}).items():
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = tarfile.SYMTYPE, target
@@ -67,7 +74,9 @@ def processes_of(spec: SandboxSpec) -> list[str]:
 
 
 def control_groups_of(spec: SandboxSpec) -> list[Path]:
-    return [path for path in Path("/sys/fs/cgroup").rglob(f"*{spec.sandbox_id}*") if path.is_dir()]
+    """Directories of its control groups; others may come and go meanwhile."""
+    tops = (Path(top) for top, _, _ in os.walk("/sys/fs/cgroup"))
+    return [top for top in tops if spec.sandbox_id in top.name]
 
 
 async def gone(spec: SandboxSpec) -> None:
@@ -78,3 +87,14 @@ async def gone(spec: SandboxSpec) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"left behind: {left}")
+
+
+@pytest.fixture(scope="session")
+def bubblewrap_works():
+    """Skips where this machine forbids user namespaces; in CI that is a failure."""
+    try:
+        asyncio.run(BubblewrapSandbox().check())
+    except SandboxUnavailable as error:
+        if os.environ.get("RIDGES_REQUIRE_DOCKER") == "1":
+            raise
+        pytest.skip(str(error))

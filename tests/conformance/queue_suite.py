@@ -166,6 +166,28 @@ class QueueSuite:
             await asyncio.sleep(0.3)
         assert begun == [1]
 
+    async def test_a_long_handler_is_not_doubled_by_a_long_interruption(self, log):
+        """The log could not hear heartbeats for longer than the acknowledgement time, and delivers again."""
+        store = await log.open()
+        begun, ended = [], []
+
+        async def handle(recorded):
+            begun.append(recorded.position)
+            await asyncio.sleep(4)
+            ended.append(recorded.position)
+
+        await store.append("a", [cancelled("a")])
+        policy = DeliveryPolicy(concurrency=3, ack_wait_s=1.0)
+        async with store.consume("q", [RunCancelled], handle, policy):
+            await asyncio.sleep(0.5)
+            await log.interrupt(outage_s=1.8)
+            await eventually(lambda: ended == [1])
+            await asyncio.sleep(1.5)
+        assert begun == [1]
+        async with store.consume("q", [RunCancelled], handle, policy):
+            await asyncio.sleep(1.5)
+        assert begun == [1], "it was acknowledged"
+
     async def test_never_more_handlers_than_allowed(self, log):
         store = await log.open()
         running, most, ended = 0, 0, 0

@@ -26,7 +26,7 @@ class MemoryLog:
     async def inject(self, subject, content):
         await self._store.inject(subject, content)
 
-    async def interrupt(self):
+    async def interrupt(self, outage_s=0.3):
         """Memory does not go away."""
 
     async def abandon(self, queue, types, policy):
@@ -45,9 +45,9 @@ class JetStreamLog:
         async with self._server.client() as nc:
             await nc.jetstream().publish(subject, content)
 
-    async def interrupt(self):
+    async def interrupt(self, outage_s=0.3):
         await asyncio.to_thread(self._server.kill9)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(outage_s)
         await asyncio.to_thread(self._server.start)
 
     async def abandon(self, queue, types, policy):

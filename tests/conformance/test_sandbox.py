@@ -1,29 +1,14 @@
 """The sandbox adapters under one suite. Nothing is faked: real bubblewrap, real processes."""
 
-import os
-
 import pytest
 from conformance.isolation_suite import IsolationSuite
 from conformance.proxy_path_suite import ProxyPathSuite, proxy_dir  # noqa: F401  # a fixture
 from conformance.sandbox_suite import SandboxSuite
+from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
 
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
-from ridges.sandbox_manager.cgroups import ControlGroups
 from ridges.sandbox_manager.errors import SandboxUnavailable
-
-
-@pytest.fixture(scope="session")
-def bubblewrap_works():
-    """Skips where this machine forbids user namespaces; with RIDGES_TEST_ALL=1 that is a failure."""
-    import asyncio
-
-    try:
-        asyncio.run(BubblewrapSandbox().check())
-    except SandboxUnavailable as error:
-        if os.environ.get("RIDGES_TEST_ALL") == "1":
-            raise
-        pytest.skip(str(error))
 
 
 @pytest.mark.bubblewrap
@@ -45,8 +30,6 @@ class TestBubblewrapWithoutControlGroups(SandboxSuite, IsolationSuite):
 
     @pytest.fixture
     def sandbox(self, bubblewrap_works):
-        if ControlGroups.find() is None:
-            pytest.skip("the same as TestBubblewrap: this machine has no control groups for us")
         return BubblewrapSandbox(control_groups=False)
 
 

@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import stat
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 import docker
 import httpx
 import pytest
+from docker_images import docker as run_docker
 from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
@@ -33,15 +35,16 @@ PROBLEM = "fix-room-clock-change"
 @pytest.fixture(scope="module")
 def engine() -> Iterator[docker.DockerClient]:
     """The Docker Engine, with all our images."""
-    client = docker.from_env()
-    missing = [name for name in IMAGES if not client.images.list(name=f"{name}:latest")]
-    if missing:
-        reason = f"images are missing: {', '.join(missing)}; build them with ./just images"
+    try:
+        run_docker("image", "inspect", *(f"{name}:latest" for name in IMAGES))
+    except (OSError, subprocess.SubprocessError) as error:
+        words = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        reason = f"no Docker Engine with all our images (./just images): {words}"
         if os.environ.get("RIDGES_REQUIRE_DOCKER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    yield client
-    client.close()
+    with contextlib.closing(docker.from_env()) as client:
+        yield client
 
 
 class System:
@@ -227,7 +230,10 @@ def problem_is_published(system: System) -> None:
 
 def test_one_problem_runs_to_its_verdict(system: System, finished_run: dict[str, object]) -> None:
     """The recorded model's patch is judged resolved, in a Docker sandbox."""
-    assert finished_run["verdict"] == "resolved", (finished_run, system.last_words())
+    if finished_run["verdict"] != "resolved":
+        pytest.fail(
+            f"{finished_run['state']}: {finished_run['cause']}: {finished_run['detail']}\n{system.last_words()}"
+        )
     assert finished_run["sandbox"] == "docker"
     assert finished_run["tests_passed"] == finished_run["tests_total"] != 0
 

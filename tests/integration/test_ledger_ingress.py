@@ -85,27 +85,28 @@ async def test_the_program_in_the_readme_shows_why_a_request_is_refused(ledger, 
     assert "agent_main" in told
 
 
-@pytest.mark.parametrize(
-    ("subject", "payload", "told"),
-    [
-        ("in.RunRequested", b"\xff\xfe not json", "no RequestRun"),
-        ("in.RunRequested", b"", "no RequestRun"),
-        ("in.RunRequested", b'"text"', "no RequestRun"),
-        ("in.RunRequested", json.dumps(GOOD | {"agnet": 1}).encode(), "agnet"),
-        ("in.RunRequested", json.dumps(GOOD | {"problem": "nope"}).encode(), "no problem 'nope'"),
-        ("in.RunRequested", json.dumps(GOOD | {"agent_source": "def agent_main("}).encode(), "line 1"),
-        ("in.RunCancelled", b'{"run_id":"11111111-1111-4111-8111-111111111111"}', "no run"),
-        ("in.RunCancelled", b'{"run_id":"*"}', "not a UUID"),
-        ("in.SomethingElse", b"{}", "in.RunRequested"),
-    ],
+BAD = (
+    ("in.RunRequested", b"\xff\xfe not json", "no RequestRun"),
+    ("in.RunRequested", b"", "no RequestRun"),
+    ("in.RunRequested", b'"text"', "no RequestRun"),
+    ("in.RunRequested", json.dumps(GOOD | {"agnet": 1}).encode(), "agnet"),
+    ("in.RunRequested", json.dumps(GOOD | {"problem": "nope"}).encode(), "no problem 'nope'"),
+    ("in.RunRequested", json.dumps(GOOD | {"agent_source": "def agent_main("}).encode(), "line 1"),
+    ("in.RunCancelled", b'{"run_id":"11111111-1111-4111-8111-111111111111"}', "no run"),
+    ("in.RunCancelled", b'{"run_id":"*"}', "not a UUID"),
+    ("in.SomethingElse", b"{}", "in.RunRequested"),
 )
-async def test_a_bad_request_is_answered_kept_and_not_delivered_again(ledger, nats_server, subject, payload, told):
-    answer = await ask(nats_server, payload, subject)
-    assert answer["accepted"] is False
-    assert told in answer["reason"]
-    (refusal,) = (await ledger.get("/v1/refusals")).json()
-    assert (refusal["subject"], refusal["reason"]) == (subject, answer["reason"])
-    assert refusal["content"] == payload.decode("utf-8", "replace")
+
+
+async def test_bad_requests_are_answered_kept_and_not_delivered_again(ledger, nats_server):
+    for number, (subject, payload, told) in enumerate(BAD, 1):
+        answer = await ask(nats_server, payload, subject)
+        assert answer["accepted"] is False, payload
+        assert told in answer["reason"], payload
+        refusals = (await ledger.get("/v1/refusals")).json()
+        assert len(refusals) == number
+        assert (refusals[0]["subject"], refusals[0]["reason"]) == (subject, answer["reason"])
+        assert refusals[0]["content"] == payload.decode("utf-8", "replace")
     assert await emptied(nats_server)
     assert (await ledger.get("/v1/runs")).json()["runs"] == []
 

@@ -1,4 +1,4 @@
-"""The sandbox-manager as a process: requests in, facts out, nothing left. With each sandbox that this machine can run."""
+"""The sandbox-manager as a process: requests in, facts out, nothing left. With each sandbox this machine can run."""
 
 import asyncio
 import shutil
@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from docker_images import need_agent_image
 from manager_process import KEY, FakeGateway, ManagerProcess, limits, requests_on, tar_of
 
 from ridges.contracts import events as ev
@@ -17,7 +18,6 @@ from ridges.contracts.faults import Cause
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.contracts.run_token import verify_run_token
 
-IMAGE = "ridges-agent:latest"
 PATCH = "diff --git a/a.txt b/a.txt\\n--- a/a.txt\\n+++ b/a.txt\\n@@ -1 +1 @@\\n-one\\n+two\\n"
 GOOD_AGENT = f"""
 import json, os, urllib.request
@@ -32,20 +32,12 @@ def agent_main(problem):
 EDITS = "open('repo/a.txt', 'a').write('two\\n')\n"
 
 
-def docker_with_image() -> str | None:
-    """Why it cannot be used; None = it can."""
-    if shutil.which("docker") is None:
-        return "no docker program"
-    found = subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False)
-    return None if found.returncode == 0 else f"no engine answers, or it has no image {IMAGE} (./just images agent)"
-
-
 @pytest.fixture(
     params=[pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
 )
 def sandbox(request):
-    if request.param == "docker" and (reason := docker_with_image()):
-        pytest.skip(reason)
+    if request.param == "docker":
+        need_agent_image()
     return request.param
 
 
@@ -351,8 +343,7 @@ async def test_evaluations_do_not_wait_behind_agents(nats_server, tmp_path, gate
 
 @pytest.mark.docker
 async def test_a_missing_image_is_named_with_what_builds_it(nats_server, tmp_path, gateway, requests):
-    if reason := docker_with_image():
-        pytest.skip(reason)
+    need_agent_image()
     process = ManagerProcess(tmp_path, nats=nats_server, gateway_url=gateway.url)
     await process.start()
     run_id = await requests.run(GOOD_AGENT, limits=limits(), image="ridges-nowhere:1", sandbox="docker")

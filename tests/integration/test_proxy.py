@@ -3,11 +3,11 @@
 import asyncio
 import contextlib
 import json
-import os
-import subprocess
+import sys
 import uuid
 from pathlib import Path
 
+import msgspec
 import pytest
 from aiohttp import web
 
@@ -251,8 +251,6 @@ async def test_connections_beyond_the_cap_get_429(socket):
 
 
 async def test_a_gateway_that_is_down_is_a_502_in_json(proxies):
-    import msgspec
-
     nowhere = msgspec.structs.replace(proxies, gateway_url="http://127.0.0.1:9")
     async with nowhere.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
         reply = await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))
@@ -261,8 +259,6 @@ async def test_a_gateway_that_is_down_is_a_502_in_json(proxies):
 
 
 async def test_a_gateway_on_a_unix_socket(proxies, upstream, tmp_path):
-    import msgspec
-
     server = web.ServerRunner(web.Server(upstream))
     await server.setup()
     address = proxies.runtime_dir / "gateway.sock"
@@ -281,42 +277,52 @@ async def test_the_mounted_directory_holds_the_socket_and_nothing_else(proxies):
         assert (directory.parent / "conf").stat().st_mode & 0o077 == 0
 
 
+def proc(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text()
+    except FileNotFoundError:
+        return ""
+
+
+def gone(pid: int) -> bool:
+    return proc(pid, "stat").partition(") ")[2][:1] in ("", "Z")
+
+
 async def test_nginx_runs_without_privileges_and_ends_with_its_run(proxies):
     async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
         pid = int((directory.parent / "conf" / "nginx.pid").read_text())
-        uids = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("Uid"))
+        uids = next(line for line in proc(pid, "status").splitlines() if line.startswith("Uid"))
         assert "0" not in uids.split()[1:]
-    assert not Path(f"/proc/{pid}").exists()
+    assert gone(pid)
     assert not directory.parent.exists()
 
 
-async def test_nginx_dies_with_a_manager_that_is_killed(proxies, tmp_path):
-    code = f"""
-import asyncio, os, sys
+MANAGER = """
+import asyncio, sys
 from pathlib import Path
 from ridges.sandbox_manager.proxy import NginxProxies
 async def main():
-    proxies = NginxProxies(runtime_dir=Path({str(proxies.runtime_dir)!r}), nginx=Path({str(proxies.nginx)!r}),
-                           gateway_url={proxies.gateway_url!r}, token_key=b"k" * 32)
-    async with proxies.serve("r", "{uuid.uuid4()}", 8) as directory:
+    runtime_dir, nginx = map(Path, sys.argv[1:3])
+    proxies = NginxProxies(runtime_dir=runtime_dir, nginx=nginx, gateway_url="http://127.0.0.1:9", token_key=b"k" * 32)
+    async with proxies.serve("r", "01890000-0000-7000-8000-0123456789ab", 8) as directory:
         print((directory.parent / "conf" / "nginx.pid").read_text().strip(), flush=True)
         await asyncio.sleep(60)
 asyncio.run(main())
 """
-    import sys
 
-    manager = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+
+async def test_nginx_dies_with_a_manager_that_is_killed(proxies):
+    manager = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", MANAGER, str(proxies.runtime_dir), str(proxies.nginx), stdout=asyncio.subprocess.PIPE
+    )
     assert manager.stdout is not None
-    nginx = int(await asyncio.to_thread(manager.stdout.readline))
-    os.kill(manager.pid, 9)
-    manager.wait()
-    manager.stdout.close()
-    for _ in range(100):
-        if not Path(f"/proc/{nginx}").exists() or "Z" in Path(f"/proc/{nginx}/stat").read_text():
-            break
-        await asyncio.sleep(0.02)
-    else:
-        pytest.fail("nginx outlived its manager")
+    nginx = int(await manager.stdout.readline())
+    assert not gone(nginx)
+    manager.kill()
+    await manager.communicate()
+    async with asyncio.timeout(5):
+        while not gone(nginx):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
     assert proxies.sweep(live=()) == 1
 
 

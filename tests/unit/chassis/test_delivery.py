@@ -43,6 +43,26 @@ class FakeDelivery:
         self._told.append("parked")
 
 
+async def test_a_handler_that_lets_a_cancellation_escape_has_failed():
+    told = []
+    coming = asyncio.Queue()
+    coming.put_nowait(FakeDelivery(told))
+    coming.put_nowait(FakeDelivery(told))
+    handled = []
+
+    async def handle(_recorded):
+        handled.append(1)
+        if len(handled) == 1:
+            raise asyncio.CancelledError
+
+    pool = HandlerPool("q", handle, DeliveryPolicy())
+    pool.start([coming.get])
+    async with asyncio.timeout(5):
+        while told != ["again", "done"]:  # noqa: ASYNC110 - the fake has no event to wait for
+            await asyncio.sleep(0.01)
+    await pool.drain(1)
+
+
 async def test_a_worker_outlives_an_acknowledgement_that_fails(monkeypatch):
     monkeypatch.setattr("ridges.chassis.delivery.UNSETTLED_PAUSE_S", 0.01)
     told = []

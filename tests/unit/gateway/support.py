@@ -151,9 +151,7 @@ class World:
 
     @asynccontextmanager
     async def running(self, gateways=1):
-        following = []
-        for seed in range(gateways):
-            following.append(asyncio.create_task(self.add_gateway(seed).states.follow()))
+        following = [asyncio.create_task(self.add_gateway(seed).states.follow()) for seed in range(gateways)]
         await asyncio.gather(*(gateway.states.following() for gateway in self.gateways))
         try:
             yield self

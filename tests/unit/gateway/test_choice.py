@@ -35,7 +35,7 @@ def test_the_breaker_opens_then_lets_one_probe_through():
     probing = choice.started(health)
     assert not choice.usable(probing, 1e9), "a second call must not start while the probe runs"
     assert choice.usable(choice.left_undecided(probing), 1e9)
-    assert choice.succeeded() == Health()
+    assert choice.succeeded(probing) == Health()
 
 
 def test_each_failed_probe_doubles_the_rest_up_to_a_bound():
@@ -53,6 +53,7 @@ def test_patience_asked_for_is_given():
     assert choice.usable(health, 17)
     assert choice.usable_in_s(health, 12) == 5
     assert health.failures == 0
+    assert choice.succeeded(health) == health, "a call that was in flight does not end the patience"
 
 
 def test_patience_without_a_time_is_short_and_never_endless():

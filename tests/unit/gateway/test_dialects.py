@@ -5,8 +5,7 @@ import pytest
 from unit.gateway.support import completion
 
 from ridges.gateway import contract_dialect as dialect
-from ridges.gateway.attempts import MalformedReply
-from ridges.gateway.calls import upstream_body
+from ridges.gateway.calls import MalformedReply, upstream_body
 from ridges.gateway.contract_dialect import CalledTool, InferenceAnswer, ToolArgument
 from ridges.gateway.errors import BodyInvalid
 from ridges.gateway.openai_routes import chat_call
@@ -131,7 +130,10 @@ def test_a_misfit_names_its_place(changes, place):
 
 
 def test_openai_fields_pass_untouched_but_for_the_spliced_ones():
-    raw = b'{"seed": 1e2, "model": "m", "messages": [ {"role":"user","content":"\\u00e9"} ], "n": 2, "max_tokens": 9, "x": {"y" : 1}}'
+    raw = (
+        b'{"seed": 1e2, "model": "m", "messages": [ {"role":"user","content":"\\u00e9"} ], "n": 2,'
+        b'"max_tokens": 9, "x": {"y" : 1}}'
+    )
     call = chat_call(raw)
     assert (call.answers, call.output_tokens, call.limit_field, call.streamed) == (2, 9, "max_tokens", False)
     body = upstream_body(call, "served", 7)

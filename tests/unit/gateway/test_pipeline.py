@@ -21,7 +21,7 @@ from ridges.chassis.ports import EventStoreUnavailable
 from ridges.contracts import events as ev
 from ridges.contracts.usage import TokenUsage, cost_nano_usd
 from ridges.gateway import errors
-from ridges.gateway.attempts import MalformedReply
+from ridges.gateway.calls import MalformedReply
 from ridges.gateway.pipeline import MOST_REFUSALS_RECORDED
 from ridges.gateway.ports import ProviderReply, ProviderTooSlow
 

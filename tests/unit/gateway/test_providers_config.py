@@ -113,4 +113,4 @@ def test_a_named_recording_must_exist(tmp_path):
 def test_the_example_file_at_the_root_is_good(tmp_path):
     root = Path(__file__).resolve().parents[3]
     config = load_providers(root / "ridges.toml", {})
-    assert [model.name for model in config.providers[0].models][0] == "ridges-replay-1"
+    assert config.providers[0].models[0].name == "ridges-replay-1"

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import yaml
+
 from ridges.chassis.settings import load, variable_of
 
 INFRA = Path(__file__).parents[3] / "infra"

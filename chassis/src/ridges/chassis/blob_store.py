@@ -27,7 +27,6 @@ def open_blob_store(url: str) -> BlobStore:
 
     Raises:
         BlobsUrlError: not ``file:///absolute/dir`` or ``s3://bucket[/prefix]``.
-
     """
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):

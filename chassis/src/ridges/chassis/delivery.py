@@ -49,6 +49,8 @@ class HandlerPool:
         self._queue, self._handler, self._policy = queue, handler, policy
         self._workers: list[asyncio.Task[None]] = []
         self._stopping = asyncio.Event()
+        self._in_hand: dict[int, Delivery] = {}
+        """By position, the newest delivery of each message that is being handled."""
 
     def start(self, sources: list[Fetch]) -> None:
         """One worker for each source."""
@@ -94,6 +96,11 @@ class HandlerPool:
 
     async def _handle(self, delivery: Delivery) -> None:
         bound = log.bind(queue=self._queue, subject=delivery.subject, position=delivery.position)
+        if delivery.position in self._in_hand:
+            bound.info("delivered again while it is being handled: the log was away for long")
+            self._in_hand[delivery.position] = delivery
+            await delivery.heartbeat()
+            return
         if delivery.deliveries > self._policy.max_deliver:
             await delivery.park(f"{self._policy.max_deliver} consumers were lost while they handled it")
             bound.error("parked", deliveries=delivery.deliveries)
@@ -104,29 +111,43 @@ class HandlerPool:
             await delivery.park(str(error))
             bound.error("parked", error=str(error))
             return
+        self._in_hand[delivery.position] = delivery
         try:
-            await self._handle_with_heartbeats(delivery, Recorded(position=delivery.position, event=event))
-        except asyncio.CancelledError:
-            await delivery.again(AT_ONCE)
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a handler raises, the message must be settled
-            await self._failed(delivery, error, bound.bind(run_id=event.run_id))
-        else:
-            await delivery.done()
+            await self._handle_event(Recorded(position=delivery.position, event=event), bound.bind(run_id=event.run_id))
+        finally:
+            del self._in_hand[delivery.position]
 
-    async def _handle_with_heartbeats(self, delivery: Delivery, recorded: Recorded) -> None:
-        beating = asyncio.create_task(self._beat(delivery))
+    async def _handle_event(self, recorded: Recorded, bound: structlog.stdlib.BoundLogger) -> None:
+        """Run the handler and settle the newest delivery of its message."""
+        beating = asyncio.create_task(self._beat(recorded.position))
+        failure: BaseException | None = None
         try:
             await self._handler(recorded)
+        except asyncio.CancelledError as error:
+            worker = asyncio.current_task()
+            if worker is not None and worker.cancelling():
+                await self._in_hand[recorded.position].again(AT_ONCE)
+                raise
+            failure = error  # the handler let a cancellation of its own escape
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises, the message must be settled
+            failure = error
         finally:
             beating.cancel()
+        delivery = self._in_hand[recorded.position]
+        if failure is None:
+            await delivery.done()
+        else:
+            await self._failed(delivery, failure, bound)
 
-    async def _beat(self, delivery: Delivery) -> None:
+    async def _beat(self, position: int) -> None:
         while True:
             await asyncio.sleep(self._policy.ack_wait_s / 3)
-            await delivery.heartbeat()
+            try:
+                await self._in_hand[position].heartbeat()
+            except Exception as error:  # noqa: BLE001 - the next one may get through
+                log.debug("a heartbeat did not get through", queue=self._queue, error=repr(error))
 
-    async def _failed(self, delivery: Delivery, error: Exception, bound: structlog.stdlib.BoundLogger) -> None:
+    async def _failed(self, delivery: Delivery, error: BaseException, bound: structlog.stdlib.BoundLogger) -> None:
         told = f"{type(error).__name__}: {error}"
         if delivery.deliveries >= self._policy.max_deliver:
             await delivery.park(told)

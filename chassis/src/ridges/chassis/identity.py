@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from ridges.chassis.ports import EventRefused
-from ridges.contracts.codec import encode
+from ridges.contracts.codec import UndecodableEvent, decode, encode
 from ridges.contracts.events import Event, type_name
 
 MAX_EVENT_BYTES = 256 * 1024
@@ -19,8 +19,8 @@ def encoded(stream_id: str, events: Sequence[Event]) -> list[bytes]:
     """The events as JSON.
 
     Raises:
-        EventRefused: nothing to append, too many, too large, an id twice, or events of another stream.
-
+        EventRefused: nothing to append, too many, too large, an id twice, events of another stream, or
+            fields that no reader could decode (constructors do not check types).
     """
     if not NAME.fullmatch(stream_id):
         raise EventRefused(f"{stream_id!r} cannot name a stream; use letters, digits, '-' and '_'")
@@ -40,4 +40,8 @@ def _encoded(stream_id: str, event: Event) -> bytes:
             f"{stream_id}: {type_name(event)} has {len(content)} bytes, at most {MAX_EVENT_BYTES} fit; "
             "put large contents into a blob"
         )
+    try:
+        decode(content)
+    except UndecodableEvent as error:
+        raise EventRefused(f"{stream_id}: {type_name(event)} could not be read again: {error}") from error
     return content

@@ -14,7 +14,6 @@ def configure(service: str, format: Literal["json", "console"] = "json", level: 
 
     Raises:
         ValueError: no such level.
-
     """
     number = logging.getLevelNamesMapping().get(level.upper())
     if number is None:

@@ -16,13 +16,13 @@ from ridges.chassis.ports import (
     EventRefused,
     Handler,
     LastPosition,
-    Parked,
     Queue,
     Recorded,
     WrongPosition,
 )
 from ridges.contracts.codec import decode
 from ridges.contracts.events import Event, type_name
+from ridges.contracts.parked import Parked
 from ridges.contracts.subjects import event_subject
 
 PARKED_SHOWN = 1_000

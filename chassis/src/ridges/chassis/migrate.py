@@ -35,7 +35,6 @@ async def declare_streams(nc: Client, replicas: int = 1) -> list[str]:
 
     Raises:
         APIError: the server refuses, for example a change of storage.
-
     """
     return [await _declare(nc, config | {"num_replicas": replicas}) for config in STREAMS]
 

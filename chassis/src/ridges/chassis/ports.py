@@ -9,6 +9,7 @@ import msgspec
 
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.events import AnyEvent, Event
+from ridges.contracts.parked import Parked as Parked  # noqa: PLC0414 - read by users of the port
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,19 +72,6 @@ DEFAULT_POLICY = DeliveryPolicy()
 Handler = Callable[[Recorded], Awaitable[None]]
 
 
-class Parked(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that a queue gave up on."""
-
-    queue: str
-    position: int
-    subject: str
-    error: str
-    deliveries: int
-    parked_at: datetime
-    content: str
-    """The message as text (undecodable bytes replaced)."""
-
-
 class Queue(Protocol):
     """A running durable consumer."""
 
@@ -107,7 +95,6 @@ class EventStore(Protocol):
             WrongPosition: somebody else appended first.
             EventStoreUnavailable: no answer in time; nothing is known; retry with the same ids.
             EventRefused: never will be accepted.
-
         """
 
     async def read_run(self, stream_id: str) -> list[Recorded]:
@@ -116,7 +103,6 @@ class EventStore(Protocol):
         Raises:
             EventStoreUnavailable: the log did not answer.
             UndecodableEvent: an event this release does not know.
-
         """
 
     def read_all(self, after: int = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
@@ -130,7 +116,6 @@ class EventStore(Protocol):
 
         Raises:
             UndecodableEvent: fail-stop; the reader decides.
-
         """
 
     async def last_position(self) -> int:
@@ -153,7 +138,6 @@ class EventStore(Protocol):
 
         Raises:
             EventStoreUnavailable: it does not; the message says what to start.
-
         """
 
 
@@ -172,7 +156,6 @@ class BlobStore(Protocol):
 
         Raises:
             BlobMissing: not there or damaged.
-
         """
 
     async def ping(self) -> None:

@@ -63,7 +63,6 @@ async def serve(
     Raises:
         SystemExit: 1 when HTTP or a background task crashed, 3 when the port (or socket) is taken.
         LogMismatch: a background task found that the log is not the configured one.
-
     """
     listening = _listen(host, port, uds)
     config = uvicorn.Config(

@@ -23,7 +23,6 @@ def load(struct: type[Settings], environ: Mapping[str, str] = os.environ) -> Set
 
     Raises:
         SettingsError: print it and end with status 2.
-
     """
     values: dict[str, Any] = {}
     wrong: list[str] = []

@@ -5,7 +5,7 @@ Stored events tolerate unknown fields. A compatible addition gets a default; an 
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -15,6 +15,8 @@ from ridges.contracts.limits import RunLimits, SandboxLimits
 from ridges.contracts.money import NanoUsd
 from ridges.contracts.usage import TokenPrice, TokenUsage
 
+Utc = Annotated[datetime, msgspec.Meta(tz=True, description="UTC, RFC 3339")]
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """The envelope that every event carries."""
@@ -23,7 +25,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     """UUIDv7, unique in the log: appending the same id twice stores it once."""
     run_id: str
     """The stream the event belongs to: the run's UUID, or ``problem-<problem id>``."""
-    time: datetime
+    time: Utc
     """When it was decided, UTC."""
     causation_id: str | None = None
     """Id of the event that led to this one."""
@@ -304,7 +306,7 @@ class PriceListPublished(Event, frozen=True, kw_only=True, tag="PriceListPublish
     prices: dict[str, TokenPrice]
     """``provider/served model`` -> price."""
     source: str
-    effective_at: datetime
+    effective_at: Utc
 
 
 AnyEvent = (

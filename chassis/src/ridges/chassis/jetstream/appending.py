@@ -58,7 +58,11 @@ class Appender:
             for event, content in zip(events, encoded(stream_id, events), strict=True)
         ]
         attempt = _Attempt(self._connection, stream_id, messages, expected)
-        position = await self._connection.persist(f"{stream_id}: appending {type_name(events[-1])}", attempt.once)
+        try:
+            position = await self._connection.persist(f"{stream_id}: appending {type_name(events[-1])}", attempt.once)
+        except WrongPosition as wrong:
+            self._remember(stream_id, wrong.actual or 0)
+            raise
         self._remember(stream_id, position)
         return position
 

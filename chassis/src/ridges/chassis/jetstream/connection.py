@@ -65,7 +65,6 @@ class Connection:
 
         Raises:
             LogMismatch: the log answered and is not the configured one.
-
         """
         self._supervisor = asyncio.create_task(self._supervise(), name="event-store-connection")
         try:
@@ -118,7 +117,6 @@ class Connection:
         Raises:
             EventRefused: the server denies this user the subject (NATS itself would let it time out).
             EventStoreUnavailable: the connection was lost meanwhile, the answer with it.
-
         """
         asking = asyncio.ensure_future(self.client.request(subject, payload, timeout_s, headers=headers))
         with self.watched(subject) as failed:
@@ -140,7 +138,6 @@ class Connection:
 
         Raises:
             EventStoreUnavailable: the patience ended.
-
         """
         deadline = time.monotonic() + patience_s
         reason = self._trouble

@@ -16,7 +16,8 @@ from ridges.chassis.clock import SystemClock
 from ridges.chassis.jetstream.connection import Connection, read_reply
 from ridges.chassis.jetstream.reading import delivery_facts
 from ridges.chassis.jetstream.streams import NS_PER_S
-from ridges.chassis.ports import DeliveryPolicy, EventRefused, EventStoreUnavailable, Parked
+from ridges.chassis.ports import DeliveryPolicy, EventRefused, EventStoreUnavailable
+from ridges.contracts.parked import Parked
 from ridges.contracts.subjects import EVENT_ID_HEADER, EVENTS_STREAM, parked_subject
 
 log = structlog.get_logger(__name__)

@@ -51,7 +51,6 @@ async def stored_messages(connection: Connection, stream: str, subjects: str, fi
 
     Raises:
         EventStoreUnavailable: no answer in time.
-
     """
     while True:
         found, more = await connection.persist(

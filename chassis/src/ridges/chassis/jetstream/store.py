@@ -23,12 +23,12 @@ from ridges.chassis.ports import (
     Handler,
     LastPosition,
     LogMismatch,
-    Parked,
     Queue,
     Recorded,
 )
 from ridges.contracts.codec import decode
 from ridges.contracts.events import Event, type_name
+from ridges.contracts.parked import Parked
 from ridges.contracts.subjects import ALL_PARKED, EVENTS_STREAM, PARKED_STREAM, run_filter, type_filter
 
 ENTER_WAIT_S = 0.5
@@ -51,7 +51,6 @@ class JetStreamEventStore:
 
         Raises:
             EventStoreUnavailable: not connected yet.
-
         """
         return self._connection.client
 
@@ -65,7 +64,6 @@ class JetStreamEventStore:
 
         Raises:
             LogMismatch: it is not the configured one.
-
         """
         await self._connection.ready()
 
@@ -166,7 +164,6 @@ async def open_event_store(
     Raises:
         LogMismatch: at once or later, when the log is not the configured one: out of every call, and the body of the
             ``async with`` is cancelled, so that a service ends with the reason.
-
     """
     place = Place(url=url, name=name, monitor_url=monitor_url, user=user, password=password, allow_lossy=allow_lossy)
     connection = Connection(place)

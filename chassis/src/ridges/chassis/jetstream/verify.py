@@ -26,7 +26,6 @@ async def verified_epoch(api: Api, monitor_url: str | None, *, allow_lossy: bool
     Raises:
         NotYet: the streams or the monitoring port are not there yet.
         LogMismatch: set wrong; the message names the command or setting that mends it.
-
     """
     try:
         info = await api(f"STREAM.INFO.{EVENTS_STREAM}")

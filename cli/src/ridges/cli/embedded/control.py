@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
+from ridges.cli.config import read_config
 from ridges.cli.embedded.state import StateDir, SystemState
 from ridges.cli.errors import CliError
 
@@ -27,6 +28,7 @@ def start(state: StateDir, sandbox: str | None = None, say: Callable[[str], None
     """
     if (running := state.read()) and running.phase == "ready":
         return running
+    read_config(state.root)
     state.create()
     log = state.logs / "supervisor.log"
     with log.open("ab") as output:

@@ -5,7 +5,6 @@ import signal
 from contextlib import AsyncExitStack
 from typing import NoReturn
 
-import msgspec
 from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
@@ -79,8 +78,12 @@ class Evaluator:
 
     async def work(self) -> None:
         """Takes patches and reports until ``drain``."""
-        policy = DeliveryPolicy(max_deliver=_MANY, retry_delays_s=_RETRY_DELAYS_S)
-        policy = msgspec.structs.replace(policy, concurrency=self._config.evaluation_slots)
+        policy = DeliveryPolicy(
+            concurrency=self._config.evaluation_slots,
+            ack_wait_s=self._config.ack_wait_s,
+            max_deliver=_MANY,
+            retry_delays_s=_RETRY_DELAYS_S,
+        )
         consume, subscribers = self._store.consume, self._subscribers
         self._drained.clear()
         try:

@@ -8,6 +8,7 @@ import msgspec
 from ridges.contracts.events import ExitFacts
 from ridges.contracts.faults import Cause
 from ridges.evaluator.bundle import make_bundle, make_plan
+from ridges.evaluator.diffs import MalformedDiff, parse
 from ridges.evaluator.domain import Plan, Problem
 from ridges.evaluator.errors import EvaluationLost, PatchRefused
 from ridges.evaluator.patches import VettedPatch, vet
@@ -131,8 +132,8 @@ def _shown(patch: str, judged: Judgement | EvaluationLost) -> CheckedEvaluation:
 
 
 def _hidden_future(problem: Problem) -> Finding:
-    secrets = {file.content for file in problem.tests.values()} | {problem.reference}
-    secrets |= set(_solved_files(problem))
+    secrets = {file.content for file in problem.tests.values()}
+    secrets |= {problem.solution, *_created_files(problem.reference)}
     seen = [
         name
         for name, file in problem.workspace.items()
@@ -144,12 +145,16 @@ def _hidden_future(problem: Problem) -> Finding:
     return Finding(name="the future is hidden", ok=not seen, detail=detail)
 
 
-def _solved_files(problem: Problem) -> Iterator[bytes]:
-    """New contents of whole files in the reference patch (files it creates)."""
-    for chunk in problem.reference.split(b"\ndiff --git ")[0:]:
-        if b"new file mode" in chunk or b"--- /dev/null" in chunk:
-            lines = chunk.split(b"\n")
-            yield b"".join(line[1:] + b"\n" for line in lines if line.startswith(b"+") and not line.startswith(b"+++ "))
+def _created_files(reference: bytes) -> Iterator[bytes]:
+    """Whole files that the reference patch creates."""
+    try:
+        parsed = parse(reference)
+    except MalformedDiff:
+        return
+    for file in parsed.files:
+        if file.old_path is None:
+            lines = [line for hunk in file.hunks for line in hunk.side("+")]
+            yield "".join(line + "\n" for line in lines).encode("utf-8", "surrogateescape")
 
 
 def _reference_patch(reference: VettedPatch) -> Finding:

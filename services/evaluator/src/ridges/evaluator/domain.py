@@ -50,6 +50,8 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Hidden tests, relative to their folder."""
     reference: bytes
     """Git-style patch that solves the problem."""
+    solution: bytes
+    """The file that holds the solution, as it is in the folder."""
     expected: tuple[ExpectedTest, ...]
     python_path: tuple[str, ...] = ("",)
     """Folders of the workspace that the tests import from; ``""`` is its root."""

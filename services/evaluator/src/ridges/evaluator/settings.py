@@ -18,6 +18,8 @@ class EvaluatorSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How often the problem folders are looked at for changes; SIGHUP does it at once."""
     evaluation_slots: Annotated[int, Meta(ge=1, le=64)] = 4
     """Patches vetted (and, beside them, reports judged) at once."""
+    ack_wait_s: Annotated[float, Meta(ge=1)] = 10.0
+    """An evaluator silent for so long loses what it had in hand to another (or to itself, started again)."""
     max_patch_bytes: Annotated[int, Meta(ge=1)] = 5 * 1024 * 1024
     """A larger patch is refused."""
     max_patch_files: Annotated[int, Meta(ge=1)] = 500

@@ -32,7 +32,6 @@ class Judgement(msgspec.Struct, frozen=True, kw_only=True):
 
 class _Case(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
-    is_error: bool
     duration_s: float | None
     message: str | None
 
@@ -183,7 +182,7 @@ def _check_canaries(part: Round, cases: Mapping[tuple[str, str], _Case], where: 
         return
     for (owner, name), case in cases.items():
         known = (owner, name) in allowed or (owner, name) in chosen or (owner, name.partition("[")[0]) in chosen
-        if not known and not (case.is_error and _is_collection(part, owner, name)):
+        if not known and (case.status == "pass" or not _is_collection(part, owner, name)):
             raise _Suspect(
                 Cause.VERDICT_FORGED, f"{where}: the report names a test that was not asked for: {name[:200]}"
             )
@@ -239,8 +238,10 @@ def _is_collection(part: Round, owner: str, name: str) -> bool:
 
 
 def _collection_error(part: Round, cases: Mapping[tuple[str, str], _Case]) -> str | None:
+    """Why a file or class could not be collected (it raised, or skipped itself)."""
+    asked = {_key(f"{part.folder}/{test}") for test in part.select}
     for (owner, name), case in cases.items():
-        if case.is_error and _is_collection(part, owner, name):
+        if case.status != "pass" and (owner, name) not in asked and _is_collection(part, owner, name):
             return case.message
     return None
 
@@ -270,12 +271,7 @@ def _case(element: Element) -> _Case:
     message = None
     if trouble is not None:
         message = "\n".join(filter(None, (trouble.get("message"), trouble.text)))[:MESSAGE_CHARS]
-    return _Case(
-        status=status,
-        is_error=trouble is not None and trouble.tag == "error",
-        duration_s=_seconds(element),
-        message=message,
-    )
+    return _Case(status=status, duration_s=_seconds(element), message=message)
 
 
 def _seconds(element: Element) -> float | None:

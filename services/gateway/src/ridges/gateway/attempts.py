@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from ridges.chassis.ports import Clock
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.calls import upstream_body
+from ridges.gateway.calls import UNREADABLE, MalformedReply, upstream_body
 from ridges.gateway.errors import ProviderFailed
 from ridges.gateway.ports import Path, ProviderReply, ProviderStream, ProviderTooSlow, ProviderUnreachable
 from ridges.gateway.records import CallRecord
@@ -23,10 +23,6 @@ REFUSES_US = frozenset({401, 402, 403, 408})
 TEXT_CHARS = 2_000
 
 Reply = TypeVar("Reply")
-
-
-class MalformedReply(Exception):
-    """A 200 that holds no answer."""
 
 
 class StreamCut(Exception):
@@ -152,7 +148,7 @@ class Attempts:
         try:
             accepted = accept(reply.body)
         except MalformedReply as error:
-            raise self._malformed(record, offer, str(error), usage) from error
+            raise self._malformed(record, offer, _error_text(reply.body) or str(error), usage) from error
         record.generated(reply_bytes(reply.body) if usage is None else 0)
         record.end("ok", status=200, usage=usage)
         self._roster.went_well(offer)
@@ -238,17 +234,22 @@ def _told(offer: Offer, what: str, code: object, text: object) -> str:
 
 def _text_of(body: bytes) -> str:
     """The message of an OpenAI-style error, else the text itself."""
-    try:
-        text = msgspec.json.decode(body, type=_ErrorBody).error.message
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        text = body[: 4 * TEXT_CHARS].decode(errors="replace")
+    text = _error_text(body) or body[: 4 * TEXT_CHARS].decode(errors="replace")
     return text[:TEXT_CHARS].strip() or "(no text)"
+
+
+def _error_text(body: bytes) -> str | None:
+    """Some providers put an error object into a 200."""
+    try:
+        return msgspec.json.decode(body, type=_ErrorBody).error.message[:TEXT_CHARS]
+    except UNREADABLE:
+        return None
 
 
 def _usage_of(body: bytes) -> TokenUsage | None:
     try:
         return parse_usage(msgspec.json.decode(body, type=_Envelope).usage)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
 
 

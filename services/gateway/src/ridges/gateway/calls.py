@@ -7,8 +7,17 @@ from msgspec import Raw
 
 from ridges.gateway.errors import Kind
 
+
+class MalformedReply(Exception):
+    """A provider's 200 that holds no answer."""
+
+
 Fields = dict[str, Raw]
 """Top-level fields of an OpenAI-style body, each still encoded: what the gateway need not read passes on untouched."""
+
+
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding foreign JSON can raise: no JSON, another shape, no UTF-8, nested too deeply."""
 
 
 class ModelCall(msgspec.Struct, frozen=True, kw_only=True):

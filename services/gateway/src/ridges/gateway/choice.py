@@ -53,8 +53,9 @@ def started(health: Health) -> Health:
     return msgspec.structs.replace(health, probing=True) if is_open(health) else health
 
 
-def succeeded() -> Health:
-    return Health()
+def succeeded(health: Health) -> Health:
+    """The provider works. Patience that it asked for, of another call, stands."""
+    return Health(cool_until=health.cool_until)
 
 
 def failed(health: Health, now: float) -> Health:

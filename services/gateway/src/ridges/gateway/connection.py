@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from litestar import Request
 from litestar.response.base import ASGIResponse
-from litestar.types import Receive, Send
+from litestar.types import Receive, Scope, Send
 
 from ridges.gateway.errors import CallerGone
 
@@ -46,6 +46,12 @@ class EventStreamResponse(ASGIResponse):
         super().__init__(media_type="text/event-stream", headers={"cache-control": "no-store"})
         self._first, self._events = first, events
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            await self._events.aclose()
+
     async def send_body(self, send: Send, receive: Receive) -> None:
         relaying = asyncio.ensure_future(self._relay(send))
         leaving = asyncio.ensure_future(_disconnect(receive))
@@ -58,7 +64,6 @@ class EventStreamResponse(ASGIResponse):
             if not relaying.done():
                 relaying.cancel()
                 await asyncio.wait({relaying})
-            await self._events.aclose()
 
     async def _relay(self, send: Send) -> None:
         await send({"type": "http.response.body", "body": self._first, "more_body": True})

@@ -6,8 +6,7 @@ from uuid import UUID
 
 import msgspec
 
-from ridges.gateway.attempts import MalformedReply
-from ridges.gateway.calls import Fields, ModelCall, encoded
+from ridges.gateway.calls import UNREADABLE, Fields, MalformedReply, ModelCall, encoded
 from ridges.gateway.errors import BodyInvalid, ToolRuleBroken
 
 NO_TOOLS_ALLOWED = "If you specify a tool mode of NONE, you must not specify any tools."
@@ -99,7 +98,7 @@ def read_body(body: bytes, kind: type[Body]) -> Body:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         raise BodyInvalid(("body", *_steps(path.rstrip("`")), *_missing(message)), message) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BodyInvalid(("body",), f"not JSON: {error}") from error
 
 
@@ -182,7 +181,7 @@ def inference_answer(body: bytes) -> InferenceAnswer:
     """
     try:
         choices = msgspec.json.decode(body, type=_Completion).choices
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise MalformedReply(f"no chat completion: {error}") from error
     if not choices:
         raise MalformedReply("no chat completion: it has no choices")
@@ -197,7 +196,7 @@ def embedding_answer(body: bytes) -> EmbeddingAnswer:
     """The vector in a provider's reply. Raises MalformedReply."""
     try:
         rows = msgspec.json.decode(body, type=_Embeddings).data
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise MalformedReply(f"no embedding: {error}") from error
     if not rows:
         raise MalformedReply("no embedding: the list is empty")

@@ -9,8 +9,7 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Raw
 
-from ridges.gateway.attempts import MalformedReply
-from ridges.gateway.calls import Fields, ModelCall
+from ridges.gateway.calls import UNREADABLE, Fields, MalformedReply, ModelCall
 from ridges.gateway.connection import AnyRequest, EventStreamResponse, json_response, unless_gone
 from ridges.gateway.errors import BodyInvalid, Kind, ModelNotSupported
 from ridges.gateway.identity import Identity
@@ -105,7 +104,7 @@ def check_completion(body: bytes) -> None:
     """Raises MalformedReply when the body is no chat completion."""
     try:
         choices = msgspec.json.decode(body, type=_Completion).choices
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise MalformedReply(f"no chat completion: {error}") from error
     if not choices:
         raise MalformedReply("no chat completion: it has no choices")
@@ -115,14 +114,14 @@ def check_embeddings(body: bytes) -> None:
     """Raises MalformedReply when the body is no list of embeddings."""
     try:
         msgspec.json.decode(body, type=_Embeddings)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise MalformedReply(f"no embeddings: {error}") from error
 
 
 def _fields(received: bytes) -> Fields:
     try:
         return msgspec.json.decode(received, type=Fields)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BodyInvalid(("body",), f"not a JSON object: {error}") from error
 
 
@@ -131,7 +130,7 @@ def _value(fields: Fields, name: str, kind: Any) -> Any:
         return None
     try:
         return msgspec.json.decode(fields[name], type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except UNREADABLE as error:
         raise BodyInvalid(("body", name), str(error)) from error
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from ridges.gateway.calls import UNREADABLE
 from ridges.gateway.ports import Path, ProviderReply, ProviderTooSlow
 from ridges.gateway.providers_config import ConfigError, Provider
 
@@ -108,7 +109,7 @@ class Replay:
                 else:
                     recording = msgspec.convert(fields, _Recording)
                     self._by_turn.setdefault((recording.model, recording.turn), []).append(recording)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except UNREADABLE as error:
                 raise ConfigError(f"{path}, line {number}: no recording: {error}") from error
 
     def _find(self, request: dict[str, Any]) -> _Recording | str:

@@ -105,7 +105,7 @@ class Roster:
         seat.slots.release()
 
     def went_well(self, offer: Offer) -> None:
-        self._change(offer, choice.succeeded())
+        self._change(offer, choice.succeeded(self._seats[offer.provider.name].health))
 
     def went_wrong(self, offer: Offer) -> None:
         name, now = offer.provider.name, self._clock.monotonic()

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Raw
 
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.calls import Fields, encoded
+from ridges.gateway.calls import UNREADABLE, Fields, encoded
 from ridges.gateway.usage_parsing import parse_usage
 
 DONE = b"data: [DONE]\n\n"
@@ -84,7 +84,7 @@ class SseRelay:
     def _check(self, payload: bytes) -> None:
         try:
             chunk = msgspec.json.decode(payload, type=_Chunk)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BrokenStream(f"an event of the stream is no chat chunk: {error}") from error
         if bytes(chunk.error) != b"null":
             raise BrokenStream(bytes(chunk.error).decode(errors="replace"))
@@ -96,7 +96,7 @@ class SseRelay:
                 return b"data: " + payload + b"\n\n"
         try:
             chunk = msgspec.json.decode(payload, type=_Chunk)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise BrokenStream(f"an event of the stream is no chat chunk: {error}") from error
         usage = parse_usage(chunk.usage)
         self.usage = usage or self.usage
@@ -156,7 +156,7 @@ class _Choices(msgspec.Struct):
 def _text_bytes(payload: bytes) -> int:
     try:
         choices = msgspec.json.decode(payload, type=_Choices).choices
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return 0
     return sum(said.text_bytes() for choice in choices if (said := choice.delta or choice.message))
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.calls import Fields
+from ridges.gateway.calls import UNREADABLE, Fields
 
 BYTES_PER_TOKEN = 4
 """Of ordinary English and code. Used for charging only where a provider gave no usage; marked as an estimate."""
@@ -46,7 +46,7 @@ def parse_usage(raw: msgspec.Raw | bytes | None) -> TokenUsage | None:
         return None
     try:
         usage = msgspec.json.decode(raw, type=_Usage | None)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return None
     if usage is None or usage.prompt_tokens is None:
         return None
@@ -85,7 +85,7 @@ def _images(encoded_messages: bytes) -> tuple[int, int]:
     image_bytes = images = 0
     try:
         messages: Any = msgspec.json.decode(encoded_messages)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except UNREADABLE:
         return 0, 0
     for message in messages if isinstance(messages, list) else []:
         content = message.get("content") if isinstance(message, dict) else None

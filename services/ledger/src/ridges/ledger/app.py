@@ -6,6 +6,7 @@ from uuid import uuid4
 from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.openapi.spec import Components, SecurityScheme
 
 from ridges.chassis import logs, serving, settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
@@ -90,6 +91,8 @@ class Ledger:
                 title="Ridges ledger",
                 version=API_VERSION,
                 description="Runs, token usage and costs, computed from the log.",
+                components=Components(security_schemes={"token": SecurityScheme(type="http", scheme="bearer")}),
+                security=[{"token": []}, {}],
                 path="/schema",
                 render_plugins=[JsonRenderPlugin(path="/openapi.json")],
             ),

@@ -14,7 +14,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str = "nats://127.0.0.1:4222"
     """The NATS server that holds the log and the ingress."""
     nats_monitor_url: str | None = None
-    """Its monitoring address (http://host:8222): proves that the server syncs every write. Needed unless lossy is allowed."""
+    """Its monitoring address (http://host:8222), where the server proves that it syncs every write."""
     nats_user: str | None = None
     """User at the NATS server."""
     nats_password: str | None = None

@@ -1,5 +1,6 @@
 """What goes into an agent's sandbox: files, environment, limits. The agent contract, to the letter. Pure."""
 
+import copy
 import io
 import json
 import tarfile
@@ -127,7 +128,9 @@ def _below_repo(workspace: bytes) -> bytes:
                     raise BrokenWorkspace(f"the problem's workspace has the unsafe path {entry.name!r}")
                 if path.parts[:1] == (".git",) or path == PurePosixPath():
                     continue
-                moved = entry.replace(name=f"repo/{path}", uid=0, gid=0, uname="", gname="", deep=False)
+                moved = copy.copy(entry)  # TarInfo.replace came with Python 3.11.4
+                moved.name, moved.uid, moved.gid, moved.uname, moved.gname = f"repo/{path}", 0, 0, "", ""
+                moved.pax_headers = {}
                 tar.addfile(moved, given.extractfile(entry) if entry.isreg() else None)
     except tarfile.TarError as error:
         raise BrokenWorkspace(f"the problem's workspace is no tar: {error}") from error

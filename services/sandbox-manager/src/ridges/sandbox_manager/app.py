@@ -17,6 +17,8 @@ from ridges.chassis.health import health_handlers
 from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.ports import BlobStore, DeliveryPolicy, EventStore, EventStoreUnavailable
 from ridges.contracts.events import EvaluationRequested, RunRequested
+from ridges.sandbox_manager.bare_process import BareProcessSandbox
+from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
 from ridges.sandbox_manager.errors import SettingRefused, StateDirTaken
 from ridges.sandbox_manager.handlers import Handlers
@@ -118,13 +120,9 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
 
 def adapters(chosen: ManagerSettings, docker: DockerSandbox) -> dict[str, Sandbox]:
     """Every technology this manager may use."""
-    from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
-
     found: dict[str, Sandbox] = {"docker": docker, "bubblewrap": BubblewrapSandbox(python=chosen.agent_python)}
     if chosen.allow_process:
-        from ridges.sandbox_manager.bare_process import BareProcessSandbox
-
-        found["process"] = BareProcessSandbox(python=chosen.agent_python)
+        found["process"] = BareProcessSandbox(state_dir=chosen.state_dir.absolute(), python=chosen.agent_python)
     return found
 
 

@@ -65,15 +65,16 @@ class BareProcessSandbox:
                 env=env | here.env | {_MARK_VARIABLE: mark},
                 rlimits={"CORE": 0, "FSIZE": spec.limits.disk_bytes},
                 python=str(interpreter.supervisor_executable),
+                program=interpreter.program,
                 proxy_socket=str(spec.proxy_dir / PROXY_SOCKET) if spec.proxy_dir else None,
                 workspace=str(root / "sandbox"),
             )
-            full, usage = asyncio.Event(), Usage()
+            full, started, usage = asyncio.Event(), asyncio.Event(), Usage()
             async with supervised(starting.command, env=env | {_MARK_VARIABLE: mark}) as supervisor:
-                watch = watch_memory(supervisor.pid, spec.limits.memory_bytes, (), usage, full.set)
+                watch = watch_memory(started, supervisor.pid, spec.limits.memory_bytes, (), usage, full.set)
                 watching = asyncio.ensure_future(watch)
                 try:
-                    reply = await supervisor.converse(here, starting, cancelled, full)
+                    reply = await supervisor.converse(here, starting, cancelled=cancelled, full=full, started=started)
                 finally:
                     watching.cancel()
                     await asyncio.gather(watching, return_exceptions=True)

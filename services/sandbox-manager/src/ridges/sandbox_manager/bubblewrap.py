@@ -11,6 +11,7 @@ from typing import Self
 
 import structlog
 
+from ridges.contracts.limits import MIB
 from ridges.sandbox_manager.cgroups import ControlGroup, ControlGroups
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.host_uids import host_uid
@@ -41,6 +42,7 @@ _ISOLATION = (
     *("--uid", "1000", "--gid", "1000", "--hostname", "sandbox", "--clearenv", "--cap-drop", "ALL"),
 )
 _OPEN_FILES = 8192
+_STACK_BYTES = 8 * MIB
 _START_S = 30.0
 _REMEDY = (
     "allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, user.max_user_namespaces>0; "
@@ -90,23 +92,24 @@ class BubblewrapSandbox:
             "TMPDIR": "/tmp",  # noqa: S108  # the sandbox's own
             "USER": "agent",
         } | spec.env
-        full = asyncio.Event()
+        full, started = asyncio.Event(), asyncio.Event()
         async with self._group(spec) as group:
             rlimits = {"CORE": 0, "NOFILE": _OPEN_FILES, "FSIZE": spec.limits.disk_bytes, "NPROC": spec.limits.pids}
-            if group is None:
-                rlimits["DATA"] = spec.limits.memory_bytes
+            if group is None:  # the watch is slower than one process that allocates; stacks are reserved, not used
+                rlimits["DATA"] = spec.limits.memory_bytes + spec.limits.pids * _STACK_BYTES
             starting = launch(
                 spec,
                 env=env,
                 rlimits=rlimits,
                 python=str(interpreter.supervisor_executable),
+                program=interpreter.program,
                 proxy_socket=f"{PROXY_MOUNT}/{PROXY_SOCKET}" if spec.proxy_dir else None,
                 proxy_port=PROXY_PORT,
             )
             async with self._started(spec, starting, counted_memory=group is not None) as (supervisor, first):
                 usage = Usage()
-                async with _limited(first, group, spec, usage, full):
-                    reply = await supervisor.converse(spec, starting, cancelled, full)
+                async with _limited(first, group, spec, started, usage, full):
+                    reply = await supervisor.converse(spec, starting, cancelled=cancelled, full=full, started=started)
                 measured = group.measured() if group else Measured(peak_memory_bytes=usage.peak_bytes or None)
                 if not reply.complete:
                     return _without_result(spec, reply, measured, supervisor.complaints)
@@ -232,17 +235,22 @@ async def _first_process(info: int, supervisor: LocalSupervisor) -> int:
 
 @asynccontextmanager
 async def _limited(
-    pid: int, group: ControlGroup | None, spec: SandboxSpec, usage: Usage, full: asyncio.Event
+    pid: int,
+    group: ControlGroup | None,
+    spec: SandboxSpec,
+    started: asyncio.Event,
+    usage: Usage,
+    full: asyncio.Event,
 ) -> AsyncIterator[None]:
     """Memory is limited while the context lasts: by the group, or by a watch that sets ``full``."""
     if group:
         try:
-            group.add(pid)
+            await asyncio.to_thread(group.add, pid)  # may wait for the kernel
         except OSError as error:
             raise SandboxFailed(spec.run_id, f"it could not be put into its control group ({error})") from error
         yield
         return
-    watching = asyncio.ensure_future(watch_memory(pid, spec.limits.memory_bytes, TEMPORARY, usage, full.set))
+    watching = asyncio.ensure_future(watch_memory(started, pid, spec.limits.memory_bytes, TEMPORARY, usage, full.set))
     try:
         yield
     finally:

@@ -18,10 +18,10 @@ Decide = Callable[[Sequence[AnyEvent]], AnyEvent | None]
 async def append_decided(store: EventStore, run_id: str, event_id: str, decide: Decide) -> AnyEvent | None:
     """The event that was appended on the strength of everything before it, or None when the decision was not to.
 
-    Waits for ever while the log does not answer: what a sandbox left is not thrown away for an outage. Cancel it to stop.
+    Waits for ever while the log does not answer: what a sandbox left is not thrown away for an outage.
 
-    Args:
-        event_id: id of the event that ``decide`` makes; found in the log = an earlier try was stored, its answer lost.
+    ``event_id`` is the id of the event that ``decide`` makes: when the log has it, an earlier try was stored and only
+    its answer was lost.
     """
     while True:
         try:

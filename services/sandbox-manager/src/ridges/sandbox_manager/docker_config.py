@@ -129,11 +129,14 @@ def labels(run_id: str, sandbox_id: str, owner: str, deadline: datetime) -> dict
 
 
 def _temporary_file_systems(limits: SandboxLimits, image: Image) -> dict[str, str]:
-    """Their pages count against the memory limit: this is the disk quota. Together they stay below the limit, so that full
-    ones make writes fail instead of getting the whole sandbox killed, its result included."""
+    """Their pages count against the memory limit: this is the disk quota.
+
+    Together they stay below the limit, so that full ones make writes fail instead of getting the whole sandbox killed,
+    its result included.
+    """
     owned = f"rw,exec,nosuid,nodev,mode=0755,uid={USER_ID},gid={USER_ID}"
     half, quarter, eighth = (min(limits.disk_bytes, limits.memory_bytes // part) for part in (2, 4, 8))
-    stray = {volume: f"{owned},size={_STRAY_BYTES}" for volume in image.volumes}
+    stray = dict.fromkeys(image.volumes, f"{owned},size={_STRAY_BYTES}")
     return stray | {
         WORKSPACE: f"{owned},size={half}",
         HOME: f"{owned},size={eighth}",

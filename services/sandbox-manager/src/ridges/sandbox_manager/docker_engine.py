@@ -1,7 +1,7 @@
 """Sandboxes as containers of a Docker Engine.
 
-The SDK is synchronous: its calls are short and run in threads. The one long conversation, with the supervisor, is the attached
-stream, whose socket is taken over by asyncio.
+The SDK is synchronous: its calls are short and run in threads. The one long conversation, with the supervisor, is the
+attached stream, whose socket is taken over by asyncio.
 """
 
 import asyncio
@@ -9,13 +9,12 @@ import contextlib
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-import docker
+import docker  # type: ignore[import-untyped]
 import msgspec
-import requests
 import structlog
 from docker import errors as docker_errors
 
@@ -38,11 +37,13 @@ from ridges.sandbox_manager.wire import CANCEL, Launch, Measured, ReplyReader, l
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
+DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 MIN_API = (1, 41)
 """Engine 20.10."""
 OVERHEAD_S = 120.0
 """Unpacking before the command and collecting after it; the supervisor has tighter limits of its own."""
 _EXIT_S = 10.0
+_CALL_S = 60
 _PIECE = 1 << 16
 _MAX_STDERR = 4096
 _HEADER = struct.Struct(">BxxxI")
@@ -74,7 +75,7 @@ class DockerSandbox:
             host_path: a path of this process as the engine sees it.
         """
         self._owner, self._default_image, self._runtime = owner, default_image, runtime
-        self._engine_url, self._host_path = engine_url, host_path
+        self._engine_url, self._host_path = engine_url or os.environ.get("DOCKER_HOST") or DEFAULT_ENGINE, host_path
         self._client: Any = None
         self._engine_cpus = 1
         self._at_work: set[str] = set()
@@ -133,29 +134,36 @@ class DockerSandbox:
         return len(dead)
 
     async def _converse(self, spec: SandboxSpec, name: str, started: Launch, cancelled: asyncio.Event) -> SandboxExit:
-        attached = await self._ask(lambda api: _attach(api, name))
-        reader, writer = await asyncio.open_unix_connection(sock=attached)
-        try:
+        reply, stderr = ReplyReader(spec, started.nonce), bytearray()
+        async with self._attached(name) as (reader, writer):
             try:
                 await self._ask(lambda api: api.start(name))
             except SandboxUnavailable as error:
                 raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
-            reply = ReplyReader(spec, started.nonce)
-            stderr = bytearray()
-            async with asyncio.timeout(spec.timeout_s + OVERHEAD_S) as limit:
-                say = asyncio.create_task(_say(writer, started, cancelled, limit))
-                try:
-                    await _listen(reader, reply, stderr)
-                finally:
-                    say.cancel()
-                    await asyncio.gather(say, return_exceptions=True)
-        except TimeoutError:
-            raise SandboxFailed(spec.run_id, "it did not hand over a result after its end") from None
-        finally:
-            writer.close()
-            with contextlib.suppress(OSError):
-                await writer.wait_closed()
+            try:
+                async with asyncio.timeout(spec.timeout_s + OVERHEAD_S) as limit:
+                    say = asyncio.create_task(_say(writer, started, cancelled, limit))
+                    try:
+                        await _listen(reader, reply, stderr)
+                    finally:
+                        say.cancel()
+                        await asyncio.gather(say, return_exceptions=True)
+            except TimeoutError:
+                raise SandboxFailed(spec.run_id, "it did not hand over a result after its end") from None
         return await self._exit(spec, name, reply, stderr)
+
+    @contextlib.asynccontextmanager
+    async def _attached(self, name: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        """The container's streams. Leaving closes its stdin, at which its supervisor ends everything."""
+        with contextlib.ExitStack() as held:
+            attached = await self._ask(lambda api: held.enter_context(_attach(api, name)))
+            reader, writer = await asyncio.open_unix_connection(sock=attached)
+            try:
+                yield reader, writer
+            finally:
+                writer.close()
+                with contextlib.suppress(OSError):
+                    await writer.wait_closed()
 
     async def _exit(self, spec: SandboxSpec, name: str, reply: ReplyReader, stderr: bytearray) -> SandboxExit:
         out_of_memory, exit_code = await self._state(name)
@@ -182,20 +190,19 @@ class DockerSandbox:
             gone = isinstance(error.__cause__, docker_errors.NotFound)
             busy = isinstance(error.__cause__, docker_errors.APIError) and error.__cause__.status_code == 409
             if not gone and not busy:
-                log.warning(
-                    "a container could not be removed; the next sweep tries again", container=name, error=str(error)
-                )
+                log.warning("a container was not removed; the next sweep tries again", container=name, error=str(error))
 
     async def _image(self, name: str) -> Image:
         try:
-            return image_of(await self._ask(lambda api: api.inspect_image(name)))
+            inspected: dict[str, Any] = await self._ask(lambda api: api.inspect_image(name))
         except SandboxUnavailable as error:
             if isinstance(error.__cause__, docker_errors.NotFound):
                 raise ImageMissing(name, _how_to_get(name)) from error
             raise
+        return image_of(inspected)
 
     async def _ask(self, call: Callable[[Any], T]) -> T:
-        """One short call in a thread, with the engine's troubles as ours. Runs to its end even when we are cancelled."""
+        """One short call in a thread, with the engine's troubles as ours; it ends even when we are cancelled."""
         return await _to_its_end(asyncio.to_thread(self._call, call))
 
     def _call(self, call: Callable[[Any], T]) -> T:
@@ -207,19 +214,19 @@ class DockerSandbox:
             raise SandboxUnavailable(
                 f"the Docker Engine refused: {error.explanation or error}", "look into the engine's log"
             ) from error
-        except (docker_errors.DockerException, requests.RequestException, OSError) as error:
+        except (docker_errors.DockerException, OSError) as error:
             raise _unreachable(error, self._engine_url) from error
 
     def _connect(self) -> Any:
-        environment = {**os.environ, "DOCKER_HOST": self._engine_url} if self._engine_url else dict(os.environ)
-        options = docker.utils.kwargs_from_env(environment=environment)
-        client = docker.APIClient(version="auto", timeout=60, **options)
+        if not self._engine_url.startswith("unix://"):
+            raise SandboxUnavailable(
+                f"{self._engine_url} is not a local Docker Engine",
+                "sandboxes reach their proxy by a Unix socket: use unix:///var/run/docker.sock",
+            )
+        with socket.socket(socket.AF_UNIX) as probe:  # says more than the SDK does, and closes what it opened
+            probe.connect(self._engine_url.removeprefix("unix://"))
+        client = docker.APIClient(base_url=self._engine_url, version="auto", timeout=_CALL_S)
         try:
-            if not client.base_url.startswith("http+docker://localhost"):
-                raise SandboxUnavailable(
-                    f"{self._engine_url or os.environ.get('DOCKER_HOST')} is not a local engine",
-                    "sandboxes reach their proxy by a Unix socket: use unix:///var/run/docker.sock",
-                )
             if tuple(map(int, client.api_version.split("."))) < MIN_API:
                 raise SandboxUnavailable("the Docker Engine is older than 20.10", "update it")
             self._engine_cpus = int(client.info()["NCPU"])
@@ -233,7 +240,7 @@ def _attach(api: Any, name: str) -> socket.socket:
     """The container's three streams on one socket, before it starts: nothing is missed."""
     raw = api.attach_socket(name, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
     attached = socket.socket(fileno=os.dup(raw.fileno()))
-    raw._response.close()
+    raw._response.close()  # noqa: SLF001 - the SDK keeps it there, and would close it too late
     raw.close()
     attached.setblocking(False)
     return attached
@@ -268,9 +275,9 @@ async def _listen(reader: asyncio.StreamReader, reply: ReplyReader, stderr: byte
                     del stderr[:-_MAX_STDERR]
 
 
-async def _to_its_end(work: Any) -> Any:
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
     """Awaits the work to its end before a cancellation of ours goes on: half-made containers are leftovers."""
-    task = asyncio.ensure_future(work)
+    task = asyncio.create_task(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
@@ -294,20 +301,18 @@ def _how_to_get(image: str) -> str:
     return f"build it: ./just images {ours}" if name.startswith("ridges-") else f"get it: docker pull {image}"
 
 
-def _unreachable(error: Exception, engine_url: str | None) -> SandboxUnavailable:
-    where = engine_url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
-    text = str(error)
-    if "Permission denied" in text:
+def _unreachable(error: Exception, where: str) -> SandboxUnavailable:
+    if isinstance(error, PermissionError):
         return SandboxUnavailable(
             f"no permission to use the Docker Engine at {where}",
             "add this user to its group: sudo usermod -aG docker $USER",
         )
-    if "No such file" in text or "Connection refused" in text:
+    if isinstance(error, FileNotFoundError | ConnectionRefusedError):
         return SandboxUnavailable(
             f"no Docker Engine answers at {where}",
             "start it: sudo systemctl start docker (or infra/ci/install-docker.sh)",
         )
-    return SandboxUnavailable(f"the Docker Engine at {where} does not answer: {text}", "look into the engine's log")
+    return SandboxUnavailable(f"the Docker Engine at {where} does not answer: {error}", "look into the engine's log")
 
 
 class HostPath(msgspec.Struct, frozen=True):

@@ -7,6 +7,7 @@ import msgspec
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
 from ridges.contracts.lifecycle import Run, RunState, evolve
+from ridges.contracts.subjects import PROBLEM_STREAM_PREFIX
 
 AGENT_AT_WORK = frozenset({RunState.PENDING, RunState.INITIALIZING_AGENT, RunState.RUNNING_AGENT})
 
@@ -74,12 +75,13 @@ def decide_evaluation(
     """What a delivered EvaluationRequested asks for now."""
     events = list(events)
     run = fold(events)
-    if run is None or run.ended:
+    of_problem = requested.run_id.startswith(PROBLEM_STREAM_PREFIX)  # the check of a problem: there is no run
+    if not of_problem and (run is None or run.ended):
         return Nothing("the run has ended" if run else "the run is not in the log")
     ours = [event for event in events if getattr(event, "evaluation_id", None) == requested.evaluation_id]
     if any(isinstance(event, ev.EvaluationSandboxExited) for event in ours):
         return Nothing("its sandbox has exited already")
-    if requested.attempt != run.attempt:
+    if run is not None and requested.attempt != run.attempt:
         return Nothing(f"it judges attempt {requested.attempt}, but the run is at attempt {run.attempt}")
     starts = sum(isinstance(event, ev.EvaluationStarted) for event in ours)
     if starts >= max_attempts:

@@ -203,7 +203,7 @@ class Handlers:
             log.warning("result dropped: the run ended or a newer attempt began", attempt=event.attempt)
             return
         self._metrics.ended("agent", event.cause)
-        log.info("attempt ended", attempt=event.attempt, event=type(event).__name__, cause=event.cause)
+        log.info("attempt ended", attempt=event.attempt, appended=type(event).__name__, cause=event.cause)
 
     # -- evaluations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
+from ridges.sandbox_manager.inside import compiled_supervisor_program
 
 _ASK = (
     "import json,sys;print(json.dumps([sys.executable,sys.prefix,sys.base_prefix,"
@@ -25,6 +26,8 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """Of the installation itself: starts faster, sees no packages."""
     prefixes: tuple[Path, ...]
     """Directories it consists of."""
+    program: bytes
+    """The supervisor, compiled for it."""
 
     @property
     def search_path(self) -> str:
@@ -46,6 +49,8 @@ def find_interpreter(python: Path | None) -> Interpreter:
     try:
         asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, timeout=20, check=True)
         executable, prefix, base_prefix, base_executable, version = json.loads(asked.stdout)
+        real = Path(base_executable).resolve()
+        program = compiled_supervisor_program(real)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise SandboxUnavailable(
             f"the sandboxes' interpreter {python} does not run ({error})",
@@ -55,12 +60,12 @@ def find_interpreter(python: Path | None) -> Interpreter:
         raise SandboxUnavailable(
             f"{python} is Python {version[0]}.{version[1]}", "set RIDGES_AGENT_PYTHON to 3.8 or newer"
         )
-    real = Path(base_executable).resolve()
     prefixes = [Path(prefix), Path(base_prefix), Path(base_prefix).resolve(), real.parent.parent]
     prefixes += [link.parent.parent for link in _links(Path(executable))]
     return Interpreter(
         executable=Path(executable),
         supervisor_executable=real,
+        program=program,
         prefixes=tuple(dict.fromkeys(path for path in prefixes if not path.is_relative_to("/usr"))),
     )
 

@@ -31,8 +31,8 @@ class LiveSandboxes:
     async def enter(self, key: str, run_id: str, sandbox_id: str) -> AsyncIterator[LiveSandbox]:
         """Register one for the time of the block.
 
-        When the same key is at work here already (its message came again because heartbeats were lost, not the work), this
-        waits until that work ended.
+        When the same key is at work here already (its message came again because heartbeats were lost, not the work),
+        this waits until that work ended.
         """
         while (earlier := self._by_key.get(key)) is not None:
             await earlier.ended.wait()

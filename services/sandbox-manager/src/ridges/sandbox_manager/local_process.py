@@ -35,7 +35,13 @@ class LocalSupervisor:
         return self._complaints.decode("utf-8", "replace").strip()
 
     async def converse(
-        self, spec: SandboxSpec, launch: Launch, cancelled: asyncio.Event, full: asyncio.Event
+        self,
+        spec: SandboxSpec,
+        launch: Launch,
+        *,
+        cancelled: asyncio.Event,
+        full: asyncio.Event,
+        started: asyncio.Event,
     ) -> ReplyReader:
         """Hand over the spec and wait for the result. Returns with ``complete`` unset when the process ended without
         one.
@@ -45,6 +51,7 @@ class LocalSupervisor:
             launch: what to write.
             cancelled: ends the command.
             full: ends the command as out of memory.
+            started: set once the command is about to start.
 
         Raises:
             SandboxFailed: no result in time, or no credible one.
@@ -58,6 +65,8 @@ class LocalSupervisor:
             async with asyncio.timeout(_UNPACK_S + spec.timeout_s + _COLLECT_S):
                 while not reply.complete and (chunk := await self._stdout.read(_PIECE)):
                     reply.feed(chunk)
+                    if reply.started:
+                        started.set()
         except TimeoutError as error:
             raise SandboxFailed(spec.run_id, "its supervisor handed over no result in time") from error
         else:
@@ -146,16 +155,15 @@ async def supervised(
             os.close(fd)
     assert process.stdin is not None
     os.set_blocking(process.stdin.fileno(), False)
-    transports: list[asyncio.BaseTransport] = []
+    transports: list[asyncio.ReadTransport] = []
+    unread = [process.stdout, process.stderr]
     supervisor = None
     try:
         readers = []
-        for pipe in (process.stdout, process.stderr):
+        while unread:
             reader = asyncio.StreamReader(limit=_PIECE)
-            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda reader=reader: asyncio.StreamReaderProtocol(reader),  # type: ignore[misc]
-                pipe,
-            )
+            protocol = asyncio.StreamReaderProtocol(reader)
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(_same(protocol), unread.pop(0))
             transports.append(transport)
             readers.append(reader)
         supervisor = LocalSupervisor(process, *readers)
@@ -165,7 +173,14 @@ async def supervised(
         process.stdin.close()
         for transport in transports:
             transport.close()
+        for pipe in unread:
+            if pipe:
+                pipe.close()
         await _reap(process, supervisor)
+
+
+def _same(protocol: asyncio.StreamReaderProtocol) -> Callable[[], asyncio.StreamReaderProtocol]:
+    return lambda: protocol
 
 
 async def _reap(process: "subprocess.Popen[bytes]", supervisor: LocalSupervisor | None) -> None:

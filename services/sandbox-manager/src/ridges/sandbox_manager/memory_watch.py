@@ -18,17 +18,24 @@ class Usage(msgspec.Struct, kw_only=True):
 
 
 async def watch_memory(
-    pid: int, limit_bytes: int, mounts: tuple[str, ...], usage: Usage, on_exceeded: Callable[[], None]
+    started: asyncio.Event,
+    pid: int,
+    limit_bytes: int,
+    mounts: tuple[str, ...],
+    usage: Usage,
+    on_exceeded: Callable[[], None],
 ) -> None:
     """Runs until cancelled or until the limit was exceeded.
 
     Args:
+        started: wait for it; before, the process may not have its mount tree yet.
         pid: the sandbox's first process; everything below it counts.
         limit_bytes: for resident memory plus used temporary file systems.
         mounts: temporary file systems inside, by absolute path; none when the sandbox has no mount tree of its own.
         usage: kept up to date.
         on_exceeded: called once.
     """
+    await started.wait()
     while True:
         used = resident_bytes(pid, precise=False) + _mounted_bytes(pid, mounts)
         if used > limit_bytes:

@@ -70,9 +70,7 @@ def _read_output(left: SandboxExit) -> _AgentOutput | AgentOutcome | None:
     unsafe = Cause.AGENT_OUTPUT_UNSAFE
     if file.content is None or len(file.content) > MAX_OUTPUT_BYTES:
         words = {"not_a_regular_file": "is not a regular file", "too_large": f"is over {MAX_OUTPUT_BYTES} bytes"}
-        return AgentOutcome(
-            cause=unsafe, detail=f"output.json {words.get(file.problem or 'too_large', 'is unreadable')}"
-        )
+        return AgentOutcome(cause=unsafe, detail=f"output.json {words[file.problem or 'too_large']}")
     try:
         # not msgspec's decoder: it refuses the half characters that a patch may hold, and then nobody learns why
         return msgspec.convert(json.loads(file.content), _AgentOutput)

@@ -149,11 +149,12 @@ def _nginx_user() -> tuple[int, int]:
 
 
 def make_runtime_dir(state_dir: Path, owner: str, *, only_state_dir: bool = False) -> Path:
-    """A directory for sockets: inside the state directory where that is short and open enough, else in a temporary place.
+    """A directory for sockets: in the state directory where that is short and open enough, else in a temporary place.
 
     The same state directory always gets the same place, so that what a killed manager left there is found again.
 
     Args:
+        state_dir: of this manager.
         owner: id of this installation.
         only_state_dir: the place must be inside the state directory (it is mounted from elsewhere).
 

@@ -10,13 +10,15 @@ from msgspec import Meta
 from ridges.sandbox_manager.proxy_config import upstream
 
 MIN_KEY_BYTES = 32
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Slots = Annotated[int, Meta(ge=1, le=256)]
 
 
 class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Read once, in ``app``."""
 
     run_token_key: str
-    """Key that signs run tokens, the same as the gateway's: at least 64 hex digits (make one: ``openssl rand -hex 32``)."""
+    """Key that signs run tokens, the gateway has the same: at least 64 hex digits (``openssl rand -hex 32``)."""
     state_dir: Path
     """Directory of this manager alone: its lock, its installation id, the sockets of its runs."""
     blobs_url: str
@@ -43,20 +45,20 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """debug, info, warning or error."""
     drain_timeout_s: float = 20.0
     """After SIGTERM: how long runs may still end by themselves before they are given back to the queue."""
-    manager_name: Annotated[str, Meta(min_length=1, max_length=200)] = msgspec.field(default_factory=socket.gethostname)
+    manager_name: Name = msgspec.field(default_factory=socket.gethostname)
     """Name in AgentStarted and EvaluationStarted; the default is the host's name."""
-    slots: Annotated[int, Meta(ge=1, le=256)] = 4
+    slots: Slots = 4
     """Agents at once."""
-    evaluation_slots: Annotated[int, Meta(ge=1, le=256)] = 2
+    evaluation_slots: Slots = 2
     """Evaluations at once, beside the agents: they never wait behind agents."""
     sandbox: Literal["auto", "docker", "bubblewrap", "process"] = "auto"
-    """What a run that asks for ``auto`` gets. ``auto``: docker when an engine answers and has the image, else bubblewrap."""
+    """For runs that ask for ``auto``; ``auto``: docker if an engine answers and has the image, else bubblewrap."""
     allow_process: bool = False
     """Allow the sandbox ``process``, which isolates nothing: only for agents you wrote yourself."""
     agent_image: str = "ridges-agent:latest"
     """Docker image of sandboxes whose run names none. Never pulled."""
     agent_python: Path | None = None
-    """Interpreter for bubblewrap and process sandboxes, with the packages that agents expect; default: the system's python3."""
+    """Interpreter in bubblewrap and process sandboxes, with the packages that agents expect; default: our own."""
     docker_url: str | None = None
     """The Docker Engine, e.g. ``unix:///var/run/docker.sock``; default: DOCKER_HOST, then that socket."""
     docker_runtime: str | None = None
@@ -65,7 +67,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Path of ``state_dir`` as the Docker Engine sees it, when this service itself runs in a container."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] = 3
     """How often a run (or an evaluation) whose sandbox or manager was lost is started in all."""
-    sandbox_wait_s: Annotated[float, Meta(ge=0)] = 120.0
+    sandbox_wait_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a run waits for a sandbox technology that is not available before it ends with an error."""
     ack_wait_s: Annotated[float, Meta(ge=1)] = 30.0
     """A manager silent for so long has lost its runs: another one starts them again."""
@@ -80,7 +82,7 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
             key = b""
         if len(key) < MIN_KEY_BYTES:
             raise ValueError(
-                f"RIDGES_RUN_TOKEN_KEY must be at least {2 * MIN_KEY_BYTES} hex digits; make one with: openssl rand -hex 32"
+                f"RIDGES_RUN_TOKEN_KEY must be at least {2 * MIN_KEY_BYTES} hex digits; make one: openssl rand -hex 32"
             )
 
     @property

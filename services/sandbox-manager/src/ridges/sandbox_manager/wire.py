@@ -1,7 +1,7 @@
 """What adapter and supervisor say to each other; the adapter's side of it. Sans-IO: shared by all adapters.
 
-To the supervisor, on its stdin: its program, 4 bytes length, a JSON header, the tars, then any number of control bytes.
-stdin stays open until the sandbox has ended: its end tells the supervisor to end everything.
+To the supervisor, on its stdin: its program, 4 bytes length, a header (a Python literal), the tars, then any number of
+control bytes. stdin stays open until the sandbox has ended: its end tells the supervisor to end everything.
 
 From the supervisor, on its stdout: frames of 1 byte kind, 8 bytes length, payload. ``S`` started, ``L`` log while it
 runs (reserved), ``R`` result (4 bytes length, JSON facts, then log, outputs and difference one after the other), ``E``
@@ -11,7 +11,6 @@ Everything that is read here may have been written by the agent: every length is
 result must carry the nonce that only the supervisor was told.
 """
 
-import json
 import math
 import secrets
 import struct
@@ -75,6 +74,7 @@ def launch(
     env: Mapping[str, str],
     rlimits: Mapping[str, int],
     python: str = "python3",
+    program: bytes | None = None,
     proxy_socket: str | None = None,
     proxy_port: int = 0,
     workspace: str = WORKSPACE,
@@ -86,12 +86,13 @@ def launch(
         env: the command's complete environment (the adapter's own values and ``spec.env``).
         rlimits: soft and hard limits of the command, by name without ``RLIMIT_`` ("NOFILE", "CORE", "FSIZE", …).
         python: interpreter inside the sandbox.
+        program: the supervisor compiled for that interpreter; null = its text, for any interpreter.
         proxy_socket: path of the proxy's socket inside the sandbox; null = no forwarder.
         proxy_port: where the forwarder listens on 127.0.0.1; 0 = any free port.
         workspace: where the tars go and the command starts.
     """
     nonce = secrets.token_hex(16)
-    header = json.dumps(
+    header = repr(
         {
             "nonce": nonce,
             "command": spec.command,
@@ -108,8 +109,9 @@ def launch(
             "workspace": workspace,
         }
     ).encode()
-    stdin = (supervisor_program(), _SIZE.pack(len(header)), header, *spec.files)
-    return Launch(command=supervisor_command(python), stdin=stdin, nonce=nonce)
+    program = program or supervisor_program()
+    stdin = (program, _SIZE.pack(len(header)), header, *spec.files)
+    return Launch(command=supervisor_command(python, program), stdin=stdin, nonce=nonce)
 
 
 class ReplyReader:

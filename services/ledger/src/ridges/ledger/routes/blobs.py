@@ -1,20 +1,33 @@
 """Uploads."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
-from litestar import MediaType, Request, post
+from litestar import Request, post
 from litestar.datastructures import State
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Operation, RequestBody, Schema
 from litestar.params import HeaderParameter
 
 from ridges.chassis.ports import BlobStore
 from ridges.contracts.blobs import BlobRef
+from ridges.ledger.routes.failures import failures
 
 MAX_BLOB_BYTES = 16 * 1024 * 1024
+_MEDIA_TYPE = r"^[\w.+-]+/[\w.+-]+(; ?[\w=-]+)*$"
 
-UploadType = Annotated[
-    str, HeaderParameter(name="X-Media-Type", max_length=200, pattern=r"^[\w.+-]+/[\w.+-]+(; ?[\w=-]+)*$")
-]
+UploadType = Annotated[str, HeaderParameter(name="X-Media-Type", max_length=200, pattern=_MEDIA_TYPE)]
+
+
+@dataclass
+class _Upload(Operation):
+    """The body is raw bytes, whatever the content type."""
+
+    def __post_init__(self) -> None:
+        schema = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
+        self.request_body = RequestBody(
+            required=True, content={"application/octet-stream": OpenAPIMediaType(schema=schema)}
+        )
 
 
 def blob_routes(blobs: BlobStore) -> list[HTTPRouteHandler]:
@@ -22,10 +35,12 @@ def blob_routes(blobs: BlobStore) -> list[HTTPRouteHandler]:
 
     @post(
         "/v1/blobs",
-        request_max_body_size=MAX_BLOB_BYTES,
+        operation_id="upload",
+        operation_class=_Upload,
         tags=["blobs"],
         summary="Store bytes; name them by the digest in the answer",
-        media_type=MediaType.JSON,
+        request_max_body_size=MAX_BLOB_BYTES,
+        responses=failures(400, 413, 422),
     )
     async def upload(
         request: Request[None, None, State], media_type: UploadType = "application/octet-stream"

@@ -3,6 +3,7 @@
 from typing import Any
 
 from litestar import Request, Response
+from litestar.openapi import ResponseSpec
 from litestar.types import ExceptionHandlersMap
 
 from ridges.chassis import problems_http
@@ -51,6 +52,29 @@ def _blob_missing(_request: AnyRequest, error: BlobMissing) -> Answer:
 
 def _undecodable(_request: AnyRequest, error: UndecodableEvent) -> Answer:
     return problems_http.error_response(500, "The log holds an event this release cannot read", str(error))
+
+
+_MEANINGS = {
+    400: "Malformed JSON or parameters",
+    404: "No such run, problem or file",
+    409: "Ambiguous id, or an id that means another request",
+    413: "Too large",
+    422: "Refused; `detail` says why",
+    503: "Not now; ask again with the same run_id or Idempotency-Key",
+}
+
+
+def failures(*statuses: int) -> dict[int, ResponseSpec]:
+    """What a route may answer instead, for its documentation."""
+    return {
+        status: ResponseSpec(
+            Problem9457,
+            description=_MEANINGS[status],
+            media_type=problems_http.MEDIA_TYPE,
+            generate_examples=False,
+        )
+        for status in statuses
+    }
 
 
 exception_handlers: ExceptionHandlersMap = {

@@ -7,6 +7,7 @@ from litestar.params import FromPath
 from ridges.contracts.views import EventRow
 from ridges.ledger.details import RunDetails
 from ridges.ledger.queries import Queries
+from ridges.ledger.routes.failures import failures
 
 INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
@@ -14,20 +15,42 @@ INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbo
 def run_file_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHandler]:
     """The routes."""
 
-    @get("/v1/runs/{run_id:str}/events", tags=["runs"], summary="The run's events, as they stand in the log")
+    @get(
+        "/v1/runs/{run_id:str}/events",
+        operation_id="run_events",
+        tags=["runs"],
+        summary="The run's events, as they stand in the log",
+        responses=failures(400, 404, 409, 503),
+    )
     async def events(run_id: FromPath[str]) -> list[EventRow]:
         return await details.events(queries.resolve(run_id))
 
-    @get("/v1/runs/{run_id:str}/patch", tags=["runs"], summary="The patch", media_type="text/x-diff")
+    @get(
+        "/v1/runs/{run_id:str}/patch",
+        operation_id="run_patch",
+        tags=["runs"],
+        summary="The patch",
+        media_type="text/x-diff",
+        responses=failures(400, 404, 409),
+    )
     async def patch(run_id: FromPath[str]) -> Response[bytes]:
         return _text(await details.patch(queries.resolve(run_id)), "text/x-diff")
 
-    @get("/v1/runs/{run_id:str}/log", tags=["runs"], summary="What the agent printed", media_type="text/plain")
+    @get(
+        "/v1/runs/{run_id:str}/log",
+        operation_id="run_log",
+        tags=["runs"],
+        summary="What the agent printed",
+        media_type="text/plain",
+        responses=failures(400, 404, 409),
+    )
     async def agent_log(run_id: FromPath[str]) -> Response[bytes]:
         return _text(await details.agent_log(queries.resolve(run_id)), "text/plain")
 
     @get(
         "/v1/runs/{run_id:str}/evaluation-log",
+        operation_id="run_evaluation_log",
+        responses=failures(400, 404, 409),
         tags=["runs"],
         summary="What the hidden tests printed",
         media_type="text/plain",

@@ -16,6 +16,7 @@ from ridges.ledger.errors import ProjectionBehind
 from ridges.ledger.handlers import Accepted, RunRequests
 from ridges.ledger.projector import Projector
 from ridges.ledger.queries import Queries, RunFilter
+from ridges.ledger.routes.failures import failures
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 """JSON escapes can make the text of a 2 MiB agent file several times as long."""
@@ -50,12 +51,25 @@ def run_routes(
             raise ProjectionBehind(accepted.run_id, accepted.position, projector.position, projector.stopped)
         return await details.detail(accepted.run_id)
 
-    @post("/v1/runs", request_max_body_size=MAX_BODY_BYTES, tags=["runs"], summary="Ask for a run")
+    @post(
+        "/v1/runs",
+        operation_id="create_run",
+        tags=["runs"],
+        summary="Ask for a run",
+        request_max_body_size=MAX_BODY_BYTES,
+        responses=failures(400, 404, 409, 413, 422, 503),
+    )
     async def create_run(data: JSONBody[RequestRun], idempotency_key: IdempotencyKey = None) -> Response[RunDetail]:
         detail = await visible(await requests.request_run(data, idempotency_key=idempotency_key))
         return Response(detail, headers={"Location": f"/v1/runs/{detail.run_id}"})
 
-    @get("/v1/runs", tags=["runs"], summary="List runs, newest first")
+    @get(
+        "/v1/runs",
+        operation_id="list_runs",
+        tags=["runs"],
+        summary="List runs, newest first",
+        responses=failures(400, 422),
+    )
     async def list_runs(
         states: Annotated[list[RunState] | None, QueryParameter(name="state", description="May be repeated.")] = None,
         problem: Text = None,
@@ -67,11 +81,24 @@ def run_routes(
         which = RunFilter(states=states or (), problem=problem, agent=agent, batch_id=batch)
         return queries.runs(which, limit=limit, cursor=cursor)
 
-    @get("/v1/runs/{run_id:str}", tags=["runs"], summary="Everything about a run (by id or unique prefix)")
+    @get(
+        "/v1/runs/{run_id:str}",
+        operation_id="show_run",
+        tags=["runs"],
+        summary="Everything about a run (by id or unique prefix)",
+        responses=failures(400, 404, 409),
+    )
     async def show_run(run_id: FromPath[str]) -> RunDetail:
         return await details.detail(queries.resolve(run_id))
 
-    @post("/v1/runs/{run_id:str}/cancel", status_code=202, tags=["runs"], summary="End a run")
+    @post(
+        "/v1/runs/{run_id:str}/cancel",
+        operation_id="cancel_run",
+        status_code=202,
+        tags=["runs"],
+        summary="End a run; one that has ended stays as it is",
+        responses=failures(400, 404, 409, 422, 503),
+    )
     async def cancel_run(run_id: FromPath[str], data: JSONBody[CancelReason | None] = None) -> RunDetail:
         why = data or CancelReason()
         asked = CancelRun(run_id=queries.resolve(run_id), reason=why.reason, cancelled_by=why.cancelled_by)

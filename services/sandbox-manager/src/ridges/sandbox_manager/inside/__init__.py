@@ -1,42 +1,55 @@
 """Programs that run inside a sandbox: standard library only, Python >= 3.8, nothing of ours installed there.
 
-The supervisor is PID 1. Its modules reach the sandbox as one text on stdin, so that it needs no file there, works with
-an engine on another machine, and `ps` shows a short line.
+The supervisor is PID 1. Its modules reach the sandbox on stdin, so that it needs no file there, works with an engine on
+another machine, and `ps` shows a short line. They import only what is cheap: no enum, re, json, tarfile, socket.
 """
 
+import marshal
+import subprocess
 from functools import cache
 from pathlib import Path
 
-_MODULES = ("poller", "forwarder", "processes", "workspace", "repository", "supervisor")
+_MODULES = ("poller", "forwarder", "processes", "tar_reader", "workspace", "repository", "supervisor")
 """In the order of their imports."""
 
 _BOOT = (
-    "import os,sys\n"
+    "import marshal,os,sys\n"
     "size=int(sys.argv[1])\n"
-    "text=b''\n"
-    "while len(text)<size:\n"
-    " text+=os.read(0,size-len(text)) or sys.exit('no program on stdin')\n"
-    "exec(compile(text,'ridges-supervisor','exec'))\n"
+    "program=b''\n"
+    "while len(program)<size:\n"
+    " program+=os.read(0,size-len(program)) or sys.exit('no program on stdin')\n"
+    "for name,code in marshal.loads(program).items():\n"
+    " module=sys.modules[name]=type(sys)(name)\n"
+    " exec(code,module.__dict__)\n"
+    "module.main()\n"
 )
+_COMPILE = (
+    "import marshal,sys\n"
+    "program=marshal.loads(sys.stdin.buffer.read())\n"
+    "code={name:compile(text,name,'exec') for name,text in program.items()}\n"
+    "sys.stdout.buffer.write(marshal.dumps(code))\n"
+)
+_MARSHAL_VERSION = 2
+"""Every Python 3 reads it (texts only)."""
 
 
 @cache
 def supervisor_program() -> bytes:
-    """The supervisor as one Python program: first thing to write to the stdin of ``supervisor_command``."""
+    """The supervisor for any interpreter: the first thing to write to the stdin of ``supervisor_command``."""
     here = Path(__file__).parent
-    sources = {f"{__name__}.{name}": (here / f"{name}.py").read_text() for name in _MODULES}
-    return (
-        "import sys\n"
-        f"for name,text in {sources!r}.items():\n"
-        " module=sys.modules[name]=type(sys)(name)\n"
-        " exec(compile(text,name,'exec'),module.__dict__)\n"
-        "module.main()\n"
-    ).encode()
+    texts = {f"{__name__}.{name}": (here / f"{name}.py").read_text() for name in _MODULES}
+    return marshal.dumps(texts, _MARSHAL_VERSION)
 
 
-def supervisor_command(python: str = "python3") -> tuple[str, ...]:
+def compiled_supervisor_program(python: Path) -> bytes:
+    """The same, compiled by and for one interpreter: saves 8 ms a start. Raises what ``subprocess.run`` raises."""
+    command = [str(python), "-I", "-S", "-E", "-c", _COMPILE]
+    return subprocess.run(command, input=supervisor_program(), capture_output=True, timeout=20, check=True).stdout
+
+
+def supervisor_command(python: str = "python3", program: bytes | None = None) -> tuple[str, ...]:
     """Program and arguments of the sandbox's PID 1, for an interpreter inside the sandbox."""
-    return (python, "-I", "-S", "-E", "-B", "-c", _BOOT, str(len(supervisor_program())))
+    return (python, "-I", "-S", "-E", "-B", "-c", _BOOT, str(len(program or supervisor_program())))
 
 
 def agent_runner_source() -> bytes:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import _socket  # socket loads enum and selectors for 5 ms
 import errno
-import socket
 import time
 
 from ridges.sandbox_manager.inside.poller import GONE, READ, WRITE, Poller
@@ -30,8 +30,8 @@ class Forwarder:
         self._path = socket_path
         self._connections: set[_Connection] = set()
         self._waiting: list[tuple[_Connection, float]] = []
-        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+        self._listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", port))
         self._listener.listen(128)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -57,11 +57,12 @@ class Forwarder:
 
     def _accept(self, _mask: int) -> None:
         try:
-            client, _ = self._listener.accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  # of socket.py
         except OSError:
             return
+        client = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
         client.setblocking(False)
-        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
         connection = _Connection(self._poller, client, self._ended)
         self._connections.add(connection)
         if len(self._connections) >= MAX_CONNECTIONS:
@@ -69,7 +70,7 @@ class Forwarder:
         self._connect(connection, time.monotonic() + CONNECT_PATIENCE_S)
 
     def _connect(self, connection: _Connection, give_up_at: float) -> None:
-        upstream = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        upstream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
         try:
             upstream.connect(self._path)
         except OSError as error:
@@ -90,7 +91,7 @@ class Forwarder:
 class _Side:
     """One socket, and what waits to be written to it."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: _socket.socket) -> None:
         self.sock = sock
         self.fd = sock.fileno()
         self.pending = bytearray()
@@ -101,7 +102,7 @@ class _Side:
         if not self.write_closed:
             self.write_closed = True
             try:
-                self.sock.shutdown(socket.SHUT_WR)
+                self.sock.shutdown(_socket.SHUT_WR)
             except OSError:
                 pass  # the peer was faster
 
@@ -109,13 +110,13 @@ class _Side:
 class _Connection:
     """A client and its upstream."""
 
-    def __init__(self, poller: Poller, client: socket.socket, ended: Callable[[_Connection], None]) -> None:
+    def __init__(self, poller: Poller, client: _socket.socket, ended: Callable[[_Connection], None]) -> None:
         self._poller = poller
         self._ended = ended
         self._client = _Side(client)
         self._sides = [self._client]
 
-    def join(self, upstream: socket.socket) -> None:
+    def join(self, upstream: _socket.socket) -> None:
         """Begin to relay."""
         client, server = self._client, _Side(upstream)
         self._sides.append(server)

@@ -1,8 +1,8 @@
 """The agent's repository: one fresh commit before it starts, the difference against it after everything is dead.
 
-The agent may do to ``repo/.git`` what it likes. The base is kept in anonymous memory that only the supervisor has open,
-and put back into a git directory of our own with our own configuration for the comparison: no hook, filter, attribute,
-file system monitor or index of the agent's is ever used.
+The agent may do to ``repo/.git`` what it likes. The base is kept in files without names that only the supervisor has
+open, and put back into a git directory of our own with our own configuration for the comparison: no hook, filter,
+attribute, file system monitor or index of the agent's is ever used.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class Base:
         pack_dir = os.path.join(git_dir, "objects", "pack")
         names = ["index", "refs/heads/main"] + ["objects/pack/" + name for name in os.listdir(pack_dir)]
         for name in names:
-            self._kept[name] = os.memfd_create("base")
+            self._kept[name] = _anonymous_file(os.path.dirname(self._work_tree))
             with open(os.path.join(git_dir, name), "rb") as source:
                 _copy(source.fileno(), self._kept[name])
 
@@ -219,6 +219,14 @@ def _wait(pid: int, arguments: Sequence[str], tolerate: tuple[int, ...] = ()) ->
     if status and os.WEXITSTATUS(status) not in tolerate:
         sys.stderr.flush()
         raise GitFailed(f"git {' '.join(arguments)} ended with status {status}")
+
+
+def _anonymous_file(directory: str) -> int:
+    """A file without a name: nobody else can open, change or remove it."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600)
+    except OSError:  # the file system has none
+        return os.memfd_create("base")
 
 
 def _copy(source: int, target: int) -> None:

@@ -5,50 +5,63 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import tarfile
+
+from ridges.sandbox_manager.inside.tar_reader import DIRECTORY, SYMLINK, DamagedTar, Member, members
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import BinaryIO
+    from collections.abc import Callable
 
 PIECE = 1 << 20
 
 
-class BadInput(Exception):
-    """A tar of ours that this does not unpack."""
+def unpack(read: Callable[[int], bytes], root: str) -> None:
+    """Unpack a tar: nothing outside of root, no ``repo/.git``.
+
+    Args:
+        read: returns exactly so many bytes, fewer only at the tar's end.
+        root: an existing directory.
+
+    Raises:
+        DamagedTar: not a tar of ours.
+    """
+    for member in members(read):
+        parts = [part for part in member.name.split("/") if part not in ("", ".")]
+        if ".." in parts or member.name.startswith("/"):
+            raise DamagedTar(f"{member.name!r} leads out of the workspace")
+        if not parts or parts[:2] == ["repo", ".git"]:
+            _copy(read, member.size, os.devnull, os.O_WRONLY)
+        else:
+            _unpack_one(read, member, os.path.join(root, *parts))
 
 
-def unpack(stream: BinaryIO, root: str) -> None:
-    """Unpack a tar: regular files, directories, relative symlinks; nothing outside of root, no ``repo/.git``."""
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
-        for member in archive:
-            parts = [part for part in member.name.split("/") if part not in ("", ".")]
-            if ".." in parts or member.name.startswith("/"):
-                raise BadInput(f"{member.name!r} leads out of the workspace")
-            if parts and parts[:2] != ["repo", ".git"]:
-                _unpack_one(archive, member, os.path.join(root, *parts))
-
-
-def _unpack_one(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> None:
-    if member.isdir():
+def _unpack_one(read: Callable[[int], bytes], member: Member, path: str) -> None:
+    if member.kind == DIRECTORY:
         os.makedirs(path, 0o755, exist_ok=True)
         return
     os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
     if os.path.lexists(path):
         os.unlink(path)
-    if member.issym():
-        os.symlink(member.linkname, path)
-        return
-    source = archive.extractfile(member) if member.isreg() else None
-    if source is None:
-        raise BadInput(f"{member.name!r} is neither a file nor a directory nor a symlink")
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o755 if member.mode & 0o111 else 0o644)
-    with open(fd, "wb", buffering=0) as target:
-        while True:
-            piece = source.read(PIECE)
+    if member.kind == SYMLINK:
+        os.symlink(member.target, path)
+    else:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        _copy(read, member.size, path, flags, 0o755 if member.mode & 0o111 else 0o644)
+
+
+def _copy(read: Callable[[int], bytes], size: int, path: str, flags: int, mode: int = 0) -> None:
+    fd = os.open(path, flags, mode)
+    try:
+        while size > 0:
+            piece = read(min(PIECE, size))
             if not piece:
-                break
-            target.write(piece)
+                raise DamagedTar(f"the tar ends within {path!r}")
+            size -= len(piece)
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(fd, view) :]
+    finally:
+        os.close(fd)
 
 
 def read_output(path: str, max_bytes: int) -> tuple[bytes | None, str | None]:

@@ -1,0 +1,79 @@
+"""``python -m ridges.sandbox_manager.self_check``: which sandboxes can be started on this machine, as a JSON list."""
+
+import asyncio
+import contextlib
+import sys
+import uuid
+from pathlib import Path
+
+import msgspec
+
+from ridges.chassis import logs, settings
+from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
+from ridges.sandbox_manager.docker_engine import DockerSandbox
+from ridges.sandbox_manager.errors import SandboxUnavailable
+from ridges.sandbox_manager.ports import Sandbox
+
+_EXIT_BAD_SETTINGS = 2
+
+
+class SelfCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The sandbox-manager's settings that matter here; none is needed."""
+
+    agent_image: str = "ridges-agent:latest"
+    """Docker image of sandboxes whose run names none."""
+    agent_python: Path | None = None
+    """Interpreter in bubblewrap sandboxes; default: our own."""
+    docker_url: str | None = None
+    """The Docker Engine; default: DOCKER_HOST, then /var/run/docker.sock."""
+    docker_runtime: str | None = None
+    """OCI runtime of the sandboxes; default: the engine's."""
+
+
+class Checked(msgspec.Struct, frozen=True, kw_only=True):
+    """What a sandbox technology said about this machine."""
+
+    name: str
+    works: bool
+    detail: str
+    remedy: str | None = None
+
+
+async def self_check(chosen: SelfCheckSettings) -> list[Checked]:
+    """Starts one small sandbox of each technology. Nothing of them is left."""
+    docker = DockerSandbox(
+        owner=f"self-check-{uuid.uuid4()}",
+        default_image=chosen.agent_image,
+        engine_url=chosen.docker_url,
+        runtime=chosen.docker_runtime,
+    )
+    async with contextlib.AsyncExitStack() as resources:
+        resources.push_async_callback(docker.close)
+        return [
+            await _checked(docker, f"sandboxes start from the image {chosen.agent_image}"),
+            await _checked(BubblewrapSandbox(python=chosen.agent_python), "sandboxes start, isolated by namespaces"),
+        ]
+
+
+async def _checked(sandbox: Sandbox, good: str) -> Checked:
+    try:
+        await sandbox.check()
+    except SandboxUnavailable as error:
+        return Checked(name=sandbox.name, works=False, detail=error.reason, remedy=error.remedy)
+    return Checked(name=sandbox.name, works=True, detail=good)
+
+
+def main() -> int:
+    """Prints the list. Exit code 0 whatever it says; 2 when a setting cannot be read."""
+    logs.configure("self-check", "console", "error")
+    try:
+        chosen = settings.load(SelfCheckSettings)
+    except settings.SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return _EXIT_BAD_SETTINGS
+    sys.stdout.buffer.write(msgspec.json.encode(asyncio.run(self_check(chosen))) + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Patches that want a verdict they have not earned."""
+
+import asyncio
+import os
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from grading import CREATE, FIX, git_patch, grade, in_subprocess, problem_of
+from hostile.cheats import CHEATS, OUTCOMES, STUB
+
+from ridges.contracts.faults import Cause
+from ridges.contracts.limits import SandboxLimits
+from ridges.evaluator.bundle import COMMAND, REPORT, sandbox_timeout_s
+from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
+from ridges.sandbox_manager.errors import SandboxUnavailable
+from ridges.sandbox_manager.ports import SandboxSpec
+
+
+@pytest.fixture(scope="module")
+def problem():
+    return problem_of(CREATE)
+
+
+async def test_an_honest_solution_is_resolved(problem):
+    """Else no cheat would prove anything."""
+    judgement = await grade(problem, problem.reference, in_subprocess)
+    assert (judgement.verdict, judgement.cause, judgement.detail) == ("resolved", None, None)
+    assert [test.status for test in judgement.tests] == ["pass"] * 4
+
+
+@pytest.mark.parametrize("name", CHEATS)
+async def test_no_cheat_is_resolved(problem, name):
+    judgement = await grade(problem, git_patch(problem, CHEATS[name]), in_subprocess)
+    assert judgement.verdict == "unresolved"
+    assert any(test.status != "pass" for test in judgement.tests)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("exit at import with status 0", Cause.VERDICT_FORGED),
+        ("exit at import with status 1", Cause.EVALUATION_RAISED),
+        ("sys.exit at import", Cause.EVALUATION_RAISED),
+        ("unittest asserts do nothing", Cause.VERDICT_FORGED),
+        ("every report says passed", Cause.VERDICT_FORGED),
+        ("reports of the problem's tests say passed", Cause.VERDICT_FORGED),
+        ("equal to everything", Cause.VERDICT_FORGED),
+        ("report written, then out", Cause.VERDICT_FORGED),
+        ("the grader is killed and its report forged", Cause.VERDICT_FORGED),
+    ],
+)
+async def test_the_cause_names_what_happened(problem, name, cause):
+    judgement = await grade(problem, git_patch(problem, CHEATS[name]), in_subprocess)
+    assert judgement.cause is cause
+    assert judgement.detail
+
+
+async def test_infrastructure_in_an_honest_patch_is_put_back_and_told(problem):
+    """An agent that leaves a conftest.py or a scratch json.py beside its solution still gets its verdict."""
+    scratch = {
+        "main.py": CREATE["solution.py"],
+        "conftest.py": "raise RuntimeError\n",
+        "json.py": "raise RuntimeError\n",
+        "pyproject.toml": '[tool.pytest.ini_options]\naddopts = "--co"\n',
+        ".gitignore": "*.log\n",
+    }
+    judgement = await grade(problem, git_patch(problem, scratch), in_subprocess)
+    assert judgement.verdict == "resolved"
+    assert set(judgement.flagged) == {"conftest.py", "json.py", "pyproject.toml", ".gitignore"}
+
+
+async def test_a_new_module_that_hides_an_installed_package_is_put_back(problem):
+    """Only the sandbox knows what is installed there, so the grader itself finds these."""
+    patch = git_patch(problem, {"main.py": CREATE["solution.py"], "defusedxml/__init__.py": "raise RuntimeError\n"})
+    judgement = await grade(problem, patch, in_subprocess)
+    assert (judgement.verdict, judgement.flagged) == ("resolved", ("defusedxml",))
+
+
+async def test_an_honest_change_of_pyproject_stays():
+    problem = problem_of(FIX)
+    changed = FIX["repo/pyproject.toml"].replace('version = "1"', 'version = "2"')
+    patch = problem.reference + git_patch(problem, {"pyproject.toml": changed})
+    judgement = await grade(problem, patch, in_subprocess)
+    assert (judgement.verdict, judgement.flagged) == ("resolved", ())
+
+
+@pytest.mark.parametrize(
+    ("patch", "says"),
+    [
+        (b"diff --git a/x b/x\nnew file mode 120000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+/etc\n", "symbolic link"),
+        (
+            b"diff --git a/x b/x\nnew file mode 160000\n--- /dev/null\n+++ b/x\n@@ -0,0 +1 @@\n+Subproject\n",
+            "submodule",
+        ),
+        (b"--- /dev/null\n+++ b/../grading/grade.py\n@@ -0,0 +1 @@\n+pass\n", ".. parts"),
+        (b"--- /dev/null\n+++ b/.git/config\n@@ -0,0 +1 @@\n+[core]\n", "git itself"),
+    ],
+)
+async def test_patches_that_leave_the_repository_never_reach_a_sandbox(problem, patch, says):
+    async def no_sandbox(*_):
+        raise AssertionError("a sandbox was started")
+
+    judgement = await grade(problem, patch, no_sandbox)
+    assert judgement.cause is Cause.PATCH_INVALID
+    assert says in judgement.detail
+
+
+async def test_the_known_limit(problem):
+    """The one class of cheats that wins, documented in the service's README.
+
+    Tests run in the process of the code they test. A patch written for this very grader can take pytest apart from inside,
+    and tell real tests from probes by reading their source (the random values in it). It stands out to any reader.
+    """
+    condition = (
+        "item.name in ('test_one', 'test_four', 'test_year', 'test_nothing')"
+        " and not __import__('re').search(r'[0-9a-f]{24}', open(item.path).read())"
+    )
+    judgement = await grade(
+        problem, git_patch(problem, {"main.py": OUTCOMES.format(condition=condition) + STUB}), in_subprocess
+    )
+    assert judgement.verdict == "resolved"
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize(
+    "name",
+    [
+        None,
+        "equal to everything",
+        "a daemon outlives the tests and writes both reports",
+        "the grader is killed and its report forged",
+        "the grader's memory is searched for its secret",
+        "hidden tests are overwritten",
+    ],
+)
+async def test_the_same_in_a_real_sandbox(problem, name):
+    """None stands for the honest solution."""
+    sandbox = BubblewrapSandbox()
+    try:
+        await sandbox.check()
+    except SandboxUnavailable as error:
+        if os.environ.get("RIDGES_TEST_ALL") == "1":
+            raise
+        pytest.skip(str(error))
+
+    async def in_bubblewrap(plan, bundle):
+        spec = SandboxSpec(
+            sandbox_id=str(uuid4()), run_id=str(uuid4()), kind="evaluation", files=(bundle,), command=COMMAND, env={},
+            limits=SandboxLimits(), timeout_s=sandbox_timeout_s(plan), outputs=(REPORT,),
+            deadline=datetime.now(UTC) + timedelta(minutes=5),
+        )  # fmt: skip
+        left = await sandbox.run(spec, asyncio.Event())
+        return left.output(REPORT.path).content, left.exit
+
+    patch = problem.reference if name is None else git_patch(problem, CHEATS[name])
+    judgement = await grade(problem, patch, in_bubblewrap)
+    assert judgement.verdict == ("resolved" if name is None else "unresolved"), judgement.detail
+
+
+def test_no_secret_of_the_plan_is_in_the_test_process(problem):
+    """The orders of the test process name neither the nonce nor which canary must fail."""
+    from importlib.resources import files
+
+    source = (files("ridges.evaluator") / "inside" / "grade.py").read_text()
+    orders = re.search(r"orders = \{.*?\n    \}", source, re.DOTALL)[0]
+    assert "nonce" not in orders
+    assert "must_fail" not in orders

@@ -1,0 +1,379 @@
+"""The gateway as a process: replicas, endings, outages, secrets, and the packages that agents use."""
+
+import json
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import httpx
+import openai
+import pytest
+from integration.gateway_world import CANARY_KEY, TOKEN_KEY, GatewayProcess, Log, MockProvider, mock_config
+from nats_process import free_port
+
+from ridges.contracts import events as ev
+from ridges.contracts.run_token import sign_run_token
+
+MESSAGES = [{"role": "user", "content": "Say hello."}]
+
+
+@pytest.fixture
+def mock():
+    provider = MockProvider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def log(nats_server):
+    opened = Log(nats_server)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def start(tmp_path, nats_server):
+    """Starts gateways that are gone after the test."""
+    started = []
+
+    def start_one(config, /, *, wait=True, **settings):
+        gateway = GatewayProcess(tmp_path / f"gateway-{len(started)}", nats_server, config, **settings)
+        started.append(gateway)
+        return gateway.start(wait=wait)
+
+    yield start_one
+    for gateway in started:
+        gateway.stop()
+
+
+def ask(gateway, run_id, model="ok", **fields):
+    body = {"evaluation_run_id": run_id, "model": model, "temperature": 0, "messages": MESSAGES} | fields
+    with gateway.client(run_id) as client:
+        return client.post("/api/inference", json=body)
+
+
+def chat(gateway, run_id, model="ok", **fields):
+    with gateway.client(run_id) as client:
+        return client.post("/v1/chat/completions", json={"model": model, "messages": MESSAGES} | fields)
+
+
+def eventually(check, timeout_s=5.0):
+    deadline = time.monotonic() + timeout_s
+    while not (result := check()):
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+    return result
+
+
+def open_calls(log, run_id):
+    """Calls that are reserved and not settled."""
+    reserved = {event.call_id for event in log.events(run_id, ev.InferenceReserved)}
+    return reserved - {event.call_id for event in log.events(run_id, ev.InferenceMade, ev.InferenceFailed)}
+
+
+# --- limits -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_fifty_parallel_calls_do_not_overshoot(start, log, mock, replicas):
+    gateways = [start(mock_config(mock.url, "ok")) for _ in range(replicas)]
+    each = 20 * 1_500 + 10 * 4_000
+    limit = 6_000_000 + 10 * each
+    run_id = log.new_run(max_cost_nano_usd=limit, max_concurrency=100)
+    with ThreadPoolExecutor(50) as pool:
+        replies = list(pool.map(lambda number: ask(gateways[number % replicas], run_id), range(50)))
+    assert {reply.status_code for reply in replies} <= {200, 429}
+    held, most = {}, 0
+    for event in log.events(run_id, ev.InferenceReserved, ev.InferenceMade, ev.InferenceFailed):
+        held[event.call_id] = event.cost_nano_usd
+        most = max(most, sum(held.values()))
+    assert most <= limit, "used and reserved together stay within the budget at every moment"
+    assert len(log.events(run_id, ev.InferenceMade)) == [reply.status_code for reply in replies].count(200) > 10
+
+
+def test_the_budget_can_be_used_to_its_end_and_then_says_so(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok"))
+    limit = 600_000
+    run_id = log.new_run(max_cost_nano_usd=limit)
+    replies = []
+    while len(replies) < 20 and (not replies or replies[-1].status_code == 200):
+        replies.append(ask(gateway, run_id))
+    assert mock.bodies[-1]["max_tokens"] < 1_000, "cut down to what was left"
+    assert replies[-1].status_code == 429
+    assert "has reached or exceeded the evaluation run cost limit of 0.0006 USD" in replies[-1].json()["detail"]
+    assert replies[-1].headers["x-should-retry"] == "false"
+    used = sum(event.cost_nano_usd for event in log.events(run_id, ev.InferenceMade))
+    assert limit * 0.5 < used <= limit
+
+
+def test_requests_and_concurrency(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok", "slow 0.5"))
+    run_id = log.new_run(max_requests=3, max_concurrency=1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(ask, gateway, run_id, "slow-0.5")
+        eventually(lambda: mock.open)
+        second = ask(gateway, run_id)
+        assert first.result().status_code == 200
+    assert (second.status_code, second.headers["retry-after"]) == (429, "1")
+    assert "already has 1 model calls in flight" in second.json()["detail"]
+    assert [ask(gateway, run_id).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_spending_survives_a_restart(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok"))
+    run_id = log.new_run(max_requests=1)
+    assert ask(gateway, run_id).status_code == 200
+    gateway.stop()
+    gateway.start()
+    assert ask(gateway, run_id).status_code == 429
+
+
+# --- failover -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", ["status 500", "status 429 1", "garbage", "slow 9", "nobody"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_another_provider_of_the_same_model_answers(start, log, mock, bad, streamed):
+    url = f"http://127.0.0.1:{free_port()}/v1" if bad == "nobody" else mock.url
+    first = mock_config(url, bad, name="first", extra="weight = 1000000\ntimeout_s = 0.3")
+    config = first.replace(f'name = "{bad.replace(" ", "-")}"', 'name = "m"') + mock_config(
+        mock.url, "ok", name="second", extra="weight = 0.000001"
+    ).replace('name = "ok"', 'name = "m"')
+    gateway = start(config)
+    run_id = log.new_run()
+    response = chat(gateway, run_id, "m", stream=streamed)
+    assert response.status_code == 200
+    assert "Hello" in response.text
+    (made,) = log.events(run_id, ev.InferenceMade)
+    assert [attempt.provider for attempt in made.attempts] == ["first", "second"]
+
+
+# --- endings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_buffered_caller_that_leaves_frees_the_provider_at_once(start, log, mock):
+    gateway = start(mock_config(mock.url, "slow 20"))
+    run_id = log.new_run()
+    with gateway.client(run_id) as client, pytest.raises(httpx.ReadTimeout):
+        client.post("/v1/chat/completions", json={"model": "slow-20", "messages": MESSAGES}, timeout=0.3)
+    assert mock.lost.wait(0.5)
+    (failed,) = eventually(lambda: log.events(run_id, ev.InferenceFailed))
+    assert (failed.status, failed.attempts[0].outcome, failed.attempts[0].usage_source) == (
+        499,
+        "abandoned",
+        "estimated",
+    )
+
+
+def test_a_streaming_caller_that_leaves_pays_for_what_came(start, log, mock):
+    gateway = start(mock_config(mock.url, "hang"))
+    run_id = log.new_run()
+    body = {"model": "hang", "messages": MESSAGES, "stream": True}
+    with gateway.client(run_id) as client, client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        next(reply.iter_bytes())
+    assert mock.lost.wait(0.5)
+    (failed,) = eventually(lambda: log.events(run_id, ev.InferenceFailed))
+    assert (failed.status, failed.attempts[0].outcome, failed.usage.output) == (499, "abandoned", 3)
+
+
+def test_a_stream_that_is_cut_ends_in_an_error_and_no_done(start, log, mock):
+    gateway = start(mock_config(mock.url, "cut"))
+    run_id = log.new_run()
+    text = chat(gateway, run_id, "cut", stream=True).text
+    assert "[DONE]" not in text
+    assert json.loads(text.strip().rpartition("data: ")[2])["error"]["code"] == "provider_failed"
+    (failed,) = log.events(run_id, ev.InferenceFailed)
+    assert failed.attempts[0].outcome == "cut"
+
+
+def test_sigterm_lets_calls_end_and_loses_nothing(start, log, mock):
+    gateway = start(mock_config(mock.url, "slow 1"))
+    run_id = log.new_run()
+    with ThreadPoolExecutor(8) as pool:
+        replies = [pool.submit(ask, gateway, run_id, "slow-1") for _ in range(8)]
+        eventually(lambda: mock.open == 8)
+        assert gateway.terminate() == 0
+        assert [reply.result().status_code for reply in replies] == [200] * 8
+    assert len(log.events(run_id, ev.InferenceMade)) == 8
+
+
+def test_kill_minus_nine_leaves_a_reservation_that_still_counts(start, log, mock):
+    gateway = start(mock_config(mock.url, "slow 20", "ok"))
+    run_id = log.new_run(max_cost_nano_usd=5_000_000)
+    with ThreadPoolExecutor(1) as pool:
+        lost = pool.submit(ask, gateway, run_id, "slow-20")
+        eventually(lambda: mock.open)
+        gateway.process.send_signal(signal.SIGKILL)
+        gateway.process.wait()
+        assert isinstance(lost.exception(), httpx.TransportError)
+    gateway.env["RIDGES_BUDGET_WAIT_S"] = "0"
+    gateway.start()
+    assert ask(gateway, run_id).status_code == 200
+    assert mock.bodies[-1]["max_tokens"] < 1_000, "what the lost call may have cost is set aside"
+    assert len(log.events(run_id, ev.InferenceReserved)) == 2
+
+
+# --- outages ------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_log_calls_fail_closed_and_work_again_when_it_is_back(start, log, mock, nats_server):
+    gateway = start(mock_config(mock.url, "ok"))
+    run_id = log.new_run()
+    assert ask(gateway, run_id).status_code == 200
+    asked = len(mock.bodies)
+    nats_server.kill9()
+    refused = ask(gateway, run_id)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert "event log does not answer" in refused.json()["detail"]
+    assert len(mock.bodies) == asked
+    not_ready = httpx.get(f"{gateway.url}/readyz")
+    assert not_ready.status_code == 503
+    assert "event log" in not_ready.json()["failing"]
+    assert httpx.get(f"{gateway.url}/livez").status_code == 200
+    nats_server.start()
+    eventually(lambda: ask(gateway, run_id).status_code == 200, 20)
+    eventually(lambda: not open_calls(log, run_id), 10)
+
+
+def test_an_answer_that_came_while_the_log_was_away_is_settled_later(start, log, mock, nats_server):
+    gateway = start(mock_config(mock.url, "slow 1"))
+    run_id = log.new_run()
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(ask, gateway, run_id, "slow-1")
+        eventually(lambda: mock.open)
+        nats_server.kill9()
+        assert reply.result().status_code == 200
+        nats_server.start()
+    (made,) = eventually(lambda: log.events(run_id, ev.InferenceMade), 20)
+    assert made.cost_nano_usd == 20 * 1_500 + 10 * 4_000
+
+
+def test_it_waits_for_a_log_that_is_not_there_yet(start, mock, nats_server):
+    nats_server.kill9()
+    gateway = start(mock_config(mock.url, "ok"), wait=False)
+    eventually(lambda: _status(gateway, "/livez") == 200, 20)
+    assert _status(gateway, "/readyz") == 503
+    nats_server.start()
+    gateway.wait_until_ready()
+
+
+def _status(gateway, path):
+    try:
+        return httpx.get(f"{gateway.url}{path}").status_code
+    except httpx.TransportError:
+        return None
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "words"),
+    [
+        ("[[provider]]\nnam = 1\n", {}, "ridges.toml, line 2: nam"),
+        (None, {"config": "/nowhere/ridges.toml"}, "/nowhere/ridges.toml: cannot be read"),
+        (None, {"run_token_key": "abc"}, "RIDGES_RUN_TOKEN_KEY is not hex"),
+        (None, {"run_token_key": "abcd"}, "RIDGES_RUN_TOKEN_KEY is shorter than 32 bytes"),
+        (None, {"blobs_url": "ftp://x"}, "'ftp://x' is no blob store"),
+        (None, {"contents": "some"}, "RIDGES_CONTENTS"),
+    ],
+)
+def test_bad_settings_end_with_two_and_one_line(start, mock, config, settings, words):
+    gateway = start(config or mock_config(mock.url, "ok"), wait=False, **settings)
+    assert gateway.process.wait(20) == 2
+    (line,) = gateway.log_path.read_text().splitlines()
+    assert words in line
+
+
+def test_a_missing_secret_is_named(tmp_path, nats_server, mock):
+    gateway = GatewayProcess(tmp_path / "g", nats_server, mock_config(mock.url, "ok"))
+    del gateway.env["CANARY_KEY"]
+    gateway.start(wait=False)
+    assert gateway.process.wait(20) == 2
+    assert "line 5: key_env: the environment variable CANARY_KEY is not set" in gateway.log_path.read_text()
+
+
+# --- secrets, metrics ---------------------------------------------------------------------------------------------
+
+
+def test_secrets_stay_inside(start, log, mock):
+    """The mock repeats the key in its error texts; the key and run tokens must not come out anywhere."""
+    gateway = start(mock_config(mock.url, "ok", "status 500", "status 401", "cut"), log_level="debug")
+    run_id = log.new_run()
+    answers = [chat(gateway, run_id, model).text for model in ("ok", "status-500", "status-401")]
+    answers += [chat(gateway, run_id, model, stream=True).text for model in ("ok", "status-500", "cut")]
+    answers.append(httpx.get(f"{gateway.url}/metrics").text)
+    assert mock.keys == {f"Bearer {CANARY_KEY}"}
+    gateway.terminate()
+    stored = [path.read_text() for path in (gateway.folder / "blobs").rglob("*") if path.is_file()]
+    places = [*answers, *stored, gateway.log_path.read_text(), *(repr(event) for event in log.events(run_id))]
+    token = sign_run_token(run_id, TOKEN_KEY)
+    for secret in (CANARY_KEY, token, TOKEN_KEY.hex()):
+        assert not [place for place in places if secret in place]
+
+
+def test_metrics_count_calls_tokens_and_refusals(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok"))
+    run_id = log.new_run(max_requests=1)
+    ask(gateway, run_id)
+    ask(gateway, run_id)
+    text = httpx.get(f"{gateway.url}/metrics").text
+    assert 'ridges_gateway_calls_total{kind="chat",model="ok",outcome="made"} 1.0' in text
+    assert 'ridges_gateway_tokens_total{model="ok",token_kind="output"} 10.0' in text
+    assert 'ridges_gateway_refusals_total{reason="requests"} 1.0' in text
+
+
+# --- the openai package -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def openai_client(gateway, run_id):
+    with openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=sign_run_token(run_id, TOKEN_KEY)) as client:
+        yield client
+
+
+def test_the_openai_package_works_unmodified(start, log, mock):
+    config = mock_config(mock.url, "ok", "tools") + mock_config(mock.url, "vector", name="second", kind="embedding")
+    gateway = start(config)
+    run_id = log.new_run()
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    function = {"name": "f", "description": "d", "parameters": schema}
+    with openai_client(gateway, run_id) as client:
+        reply = client.chat.completions.create(model="ok", messages=MESSAGES, seed=7, stop=["x"])
+        assert (reply.choices[0].message.content, reply.usage.total_tokens) == ("Hello there", 30)
+        called = client.chat.completions.create(
+            model="tools", messages=MESSAGES, tools=[{"type": "function", "function": function}]
+        )
+        assert called.choices[0].message.tool_calls[0].function.arguments == '{"a": 3}'
+        chunks = list(client.chat.completions.create(model="ok", messages=MESSAGES, stream=True))
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello there"
+        assert all(chunk.usage is None for chunk in chunks)
+        told = list(
+            client.chat.completions.create(
+                model="ok", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert told[-1].usage.total_tokens == 30
+        assert client.embeddings.create(model="vector", input="x", encoding_format="float").data[0].embedding == [
+            0.5,
+            -0.25,
+        ]
+        assert {listed.id for listed in client.models.list()} == {"ok", "tools", "vector"}
+        assert client.models.retrieve("ok").id == "ok"
+        with pytest.raises(openai.NotFoundError, match="not supported by Ridges for inference"):
+            client.chat.completions.create(model="nope", messages=MESSAGES)
+    made = log.events(run_id, ev.InferenceMade)
+    assert mock.bodies[0]["seed"] == 7
+    assert len({event.cost_nano_usd for event in made if event.model == "ok"}) == 1, (
+        "streamed and buffered cost the same"
+    )
+
+
+def test_the_openai_package_stops_at_once_when_the_budget_is_spent(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok"))
+    run_id = log.new_run(max_cost_nano_usd=0)
+    with openai_client(gateway, run_id) as client, pytest.raises(openai.RateLimitError, match="cost limit") as caught:
+        client.chat.completions.create(model="ok", messages=MESSAGES)
+    assert caught.value.code == "cost_limit"
+    assert len(log.events(run_id, ev.InferenceRefused)) == 1, "it was not tried again"

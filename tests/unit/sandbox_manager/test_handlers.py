@@ -1,0 +1,327 @@
+"""Requests to facts, with a log and blobs in memory and a sandbox that does as it is told."""
+
+import asyncio
+import contextlib
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from unit.sandbox_manager.samples import (
+    AGENT,
+    RUN,
+    STATEMENT,
+    WORKSPACE,
+    cancelled,
+    evaluation_requested,
+    left,
+    produced,
+    requested,
+    started,
+)
+
+from ridges.chassis.blob_store import MemoryBlobStore
+from ridges.chassis.clock import SystemClock
+from ridges.chassis.memory_store import MemoryEventStore
+from ridges.chassis.ports import EventStoreUnavailable, Recorded
+from ridges.contracts import events as ev
+from ridges.contracts.faults import Cause
+from ridges.sandbox_manager.errors import ImageMissing, ProxyFailed, SandboxFailed, SandboxUnavailable
+from ridges.sandbox_manager.handlers import Handlers
+from ridges.sandbox_manager.live import LiveSandboxes
+from ridges.sandbox_manager.metrics import ManagerMetrics
+from ridges.sandbox_manager.mishaps import Patience
+from ridges.sandbox_manager.ports import OutputFile, SandboxExit
+from ridges.sandbox_manager.technologies import Technologies
+
+PATCHED = left(b'{"success": true, "output": "diff x"}')
+GRADED = SandboxExit(
+    exit=ev.ExitFacts(exit_code=0),
+    log=b"graded",
+    outputs=(OutputFile(path="/sandbox/report.xml", content=b"<xml/>"),),
+)
+
+
+class ToldSandbox:
+    """Gives the ends it was told, in order; the last one for ever."""
+
+    name = "docker"
+
+    def __init__(self, *ends) -> None:
+        self.ends, self.specs = list(ends), []
+        self.broken: Exception | None = None
+
+    async def check(self) -> None:
+        if self.broken:
+            raise self.broken
+
+    async def run(self, spec, cancelled):
+        self.specs.append(spec)
+        end = self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+        if callable(end):
+            end = await end(spec, cancelled)
+        if isinstance(end, BaseException):
+            raise end
+        return end
+
+    async def sweep(self, live):
+        return 0
+
+
+class FakeProxies:
+    def __init__(self) -> None:
+        self.problem: Exception | None = None
+
+    @contextlib.asynccontextmanager
+    async def serve(self, run_id, sandbox_id, max_connections):
+        if self.problem:
+            raise self.problem
+        yield Path("/run/of") / run_id
+
+
+class Scene:
+    def __init__(self, *ends, events=(), wait_s: float = 0.0, max_attempts: int = 3) -> None:
+        self.clock = SystemClock()
+        self.store, self.blobs = MemoryEventStore(self.clock), MemoryBlobStore()
+        self.sandbox, self.proxies, self.live = ToldSandbox(*ends), FakeProxies(), LiveSandboxes()
+        self.history = [requested(), *events]
+        self.handlers = Handlers(
+            store=self.store,
+            blobs=self.blobs,
+            clock=self.clock,
+            technologies=Technologies({"docker": self.sandbox}, "docker"),
+            proxies=self.proxies,
+            live=self.live,
+            metrics=ManagerMetrics(CollectorRegistry()),
+            patience=Patience(self.clock, wait_s),
+            manager_name="m",
+            docker_image="image",
+            max_attempts=max_attempts,
+        )
+
+    async def set(self) -> "Scene":
+        for content in (AGENT, STATEMENT, WORKSPACE, b"tar"):
+            await self.blobs.put(content, "")
+        await self.store.append(RUN, self.history)
+        return self
+
+    async def deliver(self, event=None) -> list[ev.AnyEvent]:
+        """What the delivery of the request (or of another event) adds to the log."""
+        before = len(await self.store.read_run(RUN))
+        event = event or self.history[0]
+        handler = self.handlers.run_agent if isinstance(event, ev.RunRequested) else self.handlers.run_evaluation
+        await handler(Recorded(position=1, event=event))
+        return [recorded.event for recorded in await self.store.read_run(RUN)][before:]
+
+
+async def test_a_run_starts_in_the_log_before_its_sandbox_and_ends_in_it():
+    scene = await Scene(PATCHED).set()
+    begun, ended = await scene.deliver()
+    assert (begun.attempt, begun.manager, begun.sandbox, begun.image) == (1, "m", "docker", "image")
+    assert (ended.attempt, ended.partial, ended.cause) == (1, False, None)
+    assert await scene.blobs.get(ended.patch.digest) == b"diff x"
+    assert await scene.blobs.get(ended.log.digest) == b"log"
+    assert ended.causation_id == scene.history[0].id
+    assert scene.sandbox.specs[0].proxy_dir == Path("/run/of") / RUN
+
+
+async def test_delivered_again_after_its_end_it_does_nothing():
+    scene = await Scene(PATCHED).set()
+    await scene.deliver()
+    assert await scene.deliver() == []
+    assert len(scene.sandbox.specs) == 1
+
+
+async def test_a_lost_attempt_is_followed_by_the_next():
+    scene = await Scene(PATCHED, events=[started(1)]).set()
+    begun, ended = await scene.deliver()
+    assert (begun.attempt, ended.attempt) == (2, 2)
+
+
+async def test_the_last_lost_attempt_ends_the_run():
+    scene = await Scene(PATCHED, events=[started(1), started(2), started(3)]).set()
+    (ended,) = await scene.deliver()
+    assert (ended.attempt, ended.cause) == (3, Cause.LOST_WHILE_RUNNING_AGENT)
+    assert scene.sandbox.specs == []
+
+
+async def test_two_managers_never_start_the_same_attempt():
+    scene = await Scene(PATCHED).set()
+
+    async def pick_slowly(_requested):
+        await scene.store.append(RUN, [started(1)])
+        return scene.sandbox
+
+    scene.handlers._technologies.pick = pick_slowly
+    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted]
+    assert scene.sandbox.specs == []
+
+
+@pytest.mark.parametrize("overtaking", [started(2), cancelled(), ev.AgentFailed])
+async def test_a_result_that_was_overtaken_is_dropped(overtaking):
+    scene = await Scene(PATCHED).set()
+    event = overtaking
+    if event is ev.AgentFailed:
+        fields = {"id": "e", "run_id": RUN, "time": scene.clock.now()}
+        event = ev.AgentFailed(**fields, attempt=1, cause=Cause.PLATFORM_FAILED, detail="d")
+
+    async def meanwhile(_spec, _cancelled):
+        await scene.store.append(RUN, [event])
+        return PATCHED
+
+    scene.sandbox.ends = [meanwhile]
+    assert [type(each) for each in await scene.deliver()] == [ev.AgentStarted, type(event)]
+
+
+async def test_other_facts_of_the_run_do_not_cost_the_result():
+    scene = await Scene(PATCHED).set()
+    refused = ev.InferenceRefused(
+        id="r", run_id=RUN, time=scene.clock.now(), reason="cost", status=429, model=None, detail="d"
+    )
+    append, interfered = scene.store.append, []
+
+    async def append_with_interference(stream_id, events, expected=None):
+        if isinstance(events[0], ev.PatchProduced) and not interfered:
+            interfered.append(True)
+            await append(stream_id, [refused])
+        return await append(stream_id, events, expected)
+
+    scene.store.append = append_with_interference
+    assert [type(event).__name__ for event in await scene.deliver()] == [
+        "AgentStarted",
+        "InferenceRefused",
+        "PatchProduced",
+    ]
+
+
+async def test_a_log_that_does_not_answer_is_waited_for(monkeypatch):
+    scene = await Scene(PATCHED).set()
+    append, failures = scene.store.append, [True, True]
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda _delay: sleep(0))
+
+    async def append_lost_ack(stream_id, events, expected=None):
+        position = await append(stream_id, events, expected)
+        if failures:
+            failures.pop()
+            raise EventStoreUnavailable("no answer")
+        return position
+
+    scene.store.append = append_lost_ack
+    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted, ev.PatchProduced]
+
+
+async def test_a_cancelled_sandbox_leaves_nothing_in_the_log():
+    scene = await Scene(PATCHED).set()
+
+    async def until_cancelled(_spec, cancelled_event):
+        scene.live.cancel(RUN)
+        await cancelled_event.wait()
+        return left(cancelled=True, difference=b"diff")
+
+    scene.sandbox.ends = [until_cancelled]
+    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted]
+
+
+async def test_the_same_run_delivered_twice_to_one_manager_runs_once():
+    scene = await Scene(PATCHED).set()
+    go_on = asyncio.Event()
+
+    async def wait(_spec, _cancelled):
+        await go_on.wait()
+        return PATCHED
+
+    scene.sandbox.ends = [wait]
+    first = asyncio.create_task(scene.deliver())
+    await asyncio.sleep(0.05)
+    second = asyncio.create_task(scene.deliver())
+    await asyncio.sleep(0.05)
+    go_on.set()
+    await asyncio.gather(first, second)
+    assert len(scene.sandbox.specs) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (SandboxFailed(RUN, "broke"), Cause.SANDBOX_FAILED),
+        (SandboxUnavailable("engine gone", "start it"), Cause.SANDBOX_UNAVAILABLE),
+        (OSError("disk full"), Cause.PLATFORM_FAILED),
+    ],
+)
+async def test_a_broken_sandbox_is_tried_again_and_at_last_named(error, cause):
+    scene = await Scene(error, max_attempts=2).set()
+    with pytest.raises(type(error)):
+        await scene.deliver()
+    begun, ended = await scene.deliver()
+    assert (begun.attempt, ended.attempt, ended.cause) == (2, 2, cause)
+    assert str(error) in ended.detail
+
+
+async def test_a_proxy_that_does_not_start_counts_the_same():
+    scene = await Scene(PATCHED, max_attempts=1).set()
+    scene.proxies.problem = ProxyFailed(RUN, "no nginx")
+    _, ended = await scene.deliver()
+    assert (ended.cause, "no nginx" in ended.detail) == (Cause.SANDBOX_FAILED, True)
+
+
+async def test_a_missing_image_ends_the_run_at_once():
+    scene = await Scene(ImageMissing("x:1", "build it")).set()
+    _, ended = await scene.deliver()
+    assert (ended.cause, "x:1" in ended.detail) == (Cause.IMAGE_MISSING, True)
+
+
+async def test_a_machine_without_sandboxes_is_waited_for_and_then_named():
+    scene = await Scene(PATCHED, wait_s=60).set()
+    scene.sandbox.broken = SandboxUnavailable("no engine", "start it")
+    with pytest.raises(SandboxUnavailable):
+        await scene.deliver()
+    assert [type(recorded.event) for recorded in await scene.store.read_run(RUN)] == [ev.RunRequested]
+    scene.handlers._patience._wait_s = 0.0
+    (ended,) = await scene.deliver()
+    assert (ended.attempt, ended.cause, ended.detail) == (0, Cause.SANDBOX_UNAVAILABLE, "no engine; start it")
+
+
+async def test_a_missing_blob_ends_the_run():
+    scene = await Scene(PATCHED).set()
+    scene.blobs.contents.clear()
+    (ended,) = await scene.deliver()
+    assert (ended.attempt, ended.cause) == (0, Cause.PLATFORM_FAILED)
+
+
+async def judged(*ends, events=(), **options) -> tuple[Scene, ev.EvaluationRequested]:
+    asked = evaluation_requested()
+    scene = Scene(*ends, events=[started(1), produced(1), asked, *events], **options)
+    return await scene.set(), asked
+
+
+async def test_an_evaluation_starts_and_ends_in_the_log():
+    scene, asked = await judged(GRADED)
+    begun, ended = await scene.deliver(asked)
+    assert (begun.evaluation_id, ended.evaluation_id, ended.cause) == ("e1", "e1", None)
+    assert await scene.blobs.get(ended.outputs[0].content.digest) == b"<xml/>"
+    assert scene.sandbox.specs[0].proxy_dir is None
+    assert await scene.deliver(asked) == []
+
+
+async def test_a_broken_evaluation_is_tried_again_and_at_last_named():
+    scene, asked = await judged(SandboxFailed(RUN, "broke"), max_attempts=2)
+    with pytest.raises(SandboxFailed):
+        await scene.deliver(asked)
+    begun, ended = await scene.deliver(asked)
+    assert (type(begun), ended.cause, ended.exit.exit_code) == (ev.EvaluationStarted, Cause.SANDBOX_FAILED, None)
+    assert await scene.deliver(asked) == []
+
+
+async def test_an_evaluation_lost_too_often_is_given_up():
+    scene, asked = await judged(GRADED, max_attempts=1)
+    scene.sandbox.ends = [asyncio.CancelledError()]
+    with pytest.raises(asyncio.CancelledError):
+        await scene.deliver(asked)
+    scene.sandbox.ends = [GRADED]
+    (ended,) = await scene.deliver(asked)
+    assert ended.cause is Cause.LOST_WHILE_RUNNING_EVALUATION
+
+
+async def test_a_cancelled_run_is_not_evaluated():
+    scene, asked = await judged(GRADED, events=[cancelled()])
+    assert await scene.deliver(asked) == []
