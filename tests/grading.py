@@ -68,11 +68,19 @@ test_timeout_s = 60
 
 [tests]
 fail_to_pass = ["test_median.py::test_even", "test_median.py::test_many[four]"]
-pass_to_pass = ["test_median.py::test_odd", "test_median.py::test_many[three]", "test_report.py::ReportTest::test_words"]
+pass_to_pass = [
+    "test_median.py::test_odd",
+    "test_median.py::test_many[three]",
+    "test_report.py::ReportTest::test_words",
+]
 """,
     "statement.md": "median([1, 3]) should be 2.\n",
     "repo/stats/__init__.py": "from stats.median import median\n",
-    "repo/stats/median.py": "def median(values):\n    ordered = sorted(values)\n    return ordered[len(ordered) // 2]\n",
+    "repo/stats/median.py": """\
+def median(values):
+    ordered = sorted(values)
+    return ordered[len(ordered) // 2]
+""",
     "repo/README.md": "# stats\n",
     "repo/pyproject.toml": '[project]\nname = "stats"\nversion = "1"\n\n[tool.pytest.ini_options]\naddopts = "-q"\n',
     "tests/test_median.py": """\
@@ -176,7 +184,7 @@ def run_bundle(bundle: bytes, *, show: bool = False, timeout_s: float = 100) -> 
         command = [sys.executable, *COMMAND[1:]]
         done = subprocess.run(
             command, cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output, timeout=timeout_s,
-            start_new_session=True,
+            start_new_session=True, check=False,
         )  # fmt: skip
         report = Path(folder, "grading", "report.json")
         content = report.read_bytes() if report.is_file() and not report.is_symlink() else None

@@ -1,6 +1,7 @@
 """Sandbox specs for tests, and what is left of a sandbox on this machine."""
 
 import asyncio
+import contextlib
 import io
 import os
 import tarfile
@@ -14,7 +15,7 @@ from ridges.contracts.events import SandboxFile
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.errors import SandboxUnavailable
-from ridges.sandbox_manager.ports import SandboxSpec
+from ridges.sandbox_manager.ports import PROXY_SOCKET, SandboxSpec
 
 MARK = "TEST_SANDBOX_MARK"
 SMALL = SandboxLimits(memory_bytes=512 * MIB, disk_bytes=32 * MIB, pids=128, log_chars=100_000)
@@ -98,3 +99,24 @@ def bubblewrap_works():
         if os.environ.get("RIDGES_REQUIRE_DOCKER") == "1":
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture
+async def proxy_dir(tmp_path):
+    """A directory with a socket behind which an echo server streams back what it gets."""
+    directory = tmp_path / "proxy"
+    directory.mkdir()
+    directory.chmod(0o755)
+
+    async def echo(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(65536):
+                writer.write(chunk)
+                await writer.drain()
+            writer.write_eof()
+        writer.close()
+
+    server = await asyncio.start_unix_server(echo, directory / PROXY_SOCKET)
+    (directory / PROXY_SOCKET).chmod(0o666)
+    yield directory
+    server.close()

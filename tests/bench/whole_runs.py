@@ -2,7 +2,8 @@
 
     python tests/bench/whole_runs.py [--sandbox bubblewrap] [--runs 24]
 
-Prints one Markdown table: time of one run, runs per second at 1, 4 and 8 at once, time to the agent's first line, idle memory.
+Prints one Markdown table: time of one run, runs per second at 1, 4 and 8 at once, time to the agent's first line,
+idle memory.
 """
 
 import argparse
@@ -19,10 +20,10 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from e2e.project import Project  # noqa: E402
+from e2e.project import Project
 
-from ridges.cli.client import LedgerClient  # noqa: E402
-from ridges.contracts.requests import RequestRun  # noqa: E402
+from ridges.cli.client import LedgerClient
+from ridges.contracts.requests import RequestRun
 
 PROBLEM = "fix-formula-signs"
 NOTE = "diff --git a/N b/N\nnew file mode 100644\n--- /dev/null\n+++ b/N\n@@ -0,0 +1 @@\n+n\n"

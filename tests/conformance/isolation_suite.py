@@ -39,7 +39,7 @@ class IsolationSuite:
             "import os\n"
             "for top, dirs, _ in os.walk('/'):\n"
             "    dirs[:] = [d for d in dirs if (top + '/' + d).replace('//', '/') not in"
-            " ('/proc', '/sys', '/sandbox', '/tmp', '/home/agent', '/dev/shm', '/dev/mqueue', '/usr/share', '/usr/lib')]\n"
+            " ('/proc', '/sys', '/sandbox', '/tmp', '/home/agent', '/dev/shm', '/usr/share', '/usr/lib')]\n"
             "    try:\n"
             "        open(top + '/.probe', 'w'); print(top)\n"
             "    except OSError: pass\n"

@@ -1,13 +1,10 @@
 """The way from a sandbox to its proxy, for every adapter: byte for byte, many at once, half-close, streaming."""
 
 import asyncio
-import contextlib
-import os
 
-import pytest
 from sandboxes import gone, python, sandbox_spec
 
-from ridges.sandbox_manager.ports import PROXY_SOCKET, PROXY_URL
+from ridges.sandbox_manager.ports import PROXY_URL
 
 CLIENT = """
 import concurrent.futures, hashlib, os, socket, sys, threading, time
@@ -20,27 +17,6 @@ def echo(size):
     got = b"".join(iter(lambda: s.recv(65536), b""))
     return got == data
 """
-
-
-@pytest.fixture
-async def proxy_dir(tmp_path):
-    """A directory with a socket behind which an echo server streams back what it gets."""
-    directory = tmp_path / "proxy"
-    directory.mkdir()
-    directory.chmod(0o755)
-
-    async def echo(reader, writer):
-        with contextlib.suppress(ConnectionError):
-            while chunk := await reader.read(65536):
-                writer.write(chunk)
-                await writer.drain()
-            writer.write_eof()
-        writer.close()
-
-    server = await asyncio.start_unix_server(echo, directory / PROXY_SOCKET)
-    os.chmod(directory / PROXY_SOCKET, 0o666)
-    yield directory
-    server.close()
 
 
 class ProxyPathSuite:

@@ -3,10 +3,13 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 
+import msgspec
 import pytest
-from sandboxes import SMALL, gone, python, sandbox_spec, tar_of
+from sandboxes import SMALL, gone, processes_of, python, sandbox_spec, tar_of
 
 from ridges.contracts.limits import MIB
 from ridges.sandbox_manager.errors import SandboxFailed
@@ -28,9 +31,9 @@ REPO = tar_of(
 
 
 class SandboxSuite:
-    """``isolates`` is unset for the adapter that isolates nothing: it skips what cannot hold there."""
+    """The class for an adapter also says how a program makes that adapter: ``construct``, with ``{tmp_path}`` in it."""
 
-    isolates = True
+    construct: str
 
     async def ended(self, sandbox, *command, cancelled=None, **changes):
         spec = sandbox_spec(*command, **changes)
@@ -48,7 +51,7 @@ class SandboxSuite:
         end = await self.ended(sandbox, "bash", "-c", "echo out; echo err >&2; exit 7")
         assert end.exit.exit_code == 7
         assert end.log == b"out\nerr\n"
-        assert not (end.exit.timed_out or end.exit.cancelled or end.exit.out_of_memory)
+        assert not any((end.exit.timed_out, end.exit.cancelled, end.exit.out_of_memory))
         assert end.difference is None
 
     async def test_a_signal_is_a_negative_exit_code(self, sandbox):
@@ -236,18 +239,18 @@ class SandboxSuite:
 
     async def test_outputs_are_regular_files_of_the_asked_size_or_a_reason(self, sandbox):
         make = (
-            "import os; os.chdir('/sandbox')\n"
-            "open('good', 'w').write('12345'); open('full', 'w').write('1234567890'); open('big', 'w').write('x' * 11)\n"
+            "import os\n"
+            "for name, size in (('good', 5), ('full', 10), ('big', 11)): open(name, 'w').write('x' * size)\n"
             "os.symlink('good', 'link'); os.mkfifo('fifo'); os.mkdir('dir'); open('dir/f', 'w').write('f')\n"
             "os.symlink('dir', 'dirlink'); open('sparse', 'w').truncate(1 << 24); open('empty', 'w')\n"
-        ).replace("os.chdir('/sandbox')\n", "pass\n")
+        )
         names = ("good", "full", "big", "link", "fifo", "dir", "sparse", "empty", "absent", "dirlink/f", "dir/f")
         end = await self.ended(sandbox, *python(make), outputs={f"/sandbox/{name}": 10 for name in names})
         assert end.exit.exit_code == 0, end.log
         got = {file.path.removeprefix("/sandbox/"): file.content or file.problem for file in end.outputs}
         assert got == {
-            "good": b"12345",
-            "full": b"1234567890",
+            "good": b"xxxxx",
+            "full": b"xxxxxxxxxx",
             "big": "too_large",
             "link": "not_a_regular_file",
             "fifo": "not_a_regular_file",
@@ -264,8 +267,8 @@ class SandboxSuite:
 
     async def test_the_repository_is_one_clean_commit_without_a_past(self, sandbox):
         look = (
-            "cd repo; git log --all --format='%H %an %ad %s'; git status --porcelain; git remote; git tag; git stash list;"
-            " git fsck --full --strict --unreachable; git ls-files -s"
+            "cd repo; git log --all --format='%H %an %ad %s'; git status --porcelain; git remote; git tag;"
+            " git stash list; git fsck --full --strict --unreachable; git ls-files -s"
         )
         first, second = [await self.ended(sandbox, "bash", "-c", look, files=(REPO,), repo=True) for _ in range(2)]
         assert first.log == second.log
@@ -280,7 +283,8 @@ class SandboxSuite:
         work = (
             "cd repo; echo three >> a.txt; git rm -q gone.txt; git commit -qm mine; echo new > new.txt;"
             " chmod -x sub/run.sh; printf '\\0\\1\\2' > binary; printf 'a\\r\\nc\\r\\n' > crlf.txt; echo x > x.ignored;"
-            " mkdir -p p/__pycache__; echo x > p/__pycache__/m.cpython.pyc; echo x > p/n.pyc; echo two >> tracked.ignored"
+            " mkdir -p p/__pycache__; echo x > p/__pycache__/m.cpython.pyc; echo x > p/n.pyc;"
+            " echo two >> tracked.ignored"
         )
         end = await self.ended(sandbox, "bash", "-c", work, files=(REPO,), repo=True)
         text = end.difference.decode()
@@ -297,18 +301,21 @@ class SandboxSuite:
         assert b"+three" in end.difference
 
     async def test_filters_and_hooks_of_the_agent_are_not_executed(self, sandbox):
-        work = (
-            "cd repo; git config filter.evil.clean 'sleep 600'; git config core.fsmonitor 'sleep 600'; git config diff.external"
-            " 'sleep 600'; git config --global filter.evil.clean 'sleep 600'; echo '* filter=evil' > .git/info/attributes;"
-            " for h in pre-commit post-index-change; do printf '#!/bin/sh\\nsleep 600' > .git/hooks/$h; done; echo three >> a.txt"
-        )
+        work = """
+            cd repo; mkdir -p .git/hooks
+            for key in filter.evil.clean core.fsmonitor diff.external; do git config $key 'sleep 600'; done
+            git config --global filter.evil.clean 'sleep 600'; echo '* filter=evil' > .git/info/attributes
+            for hook in pre-commit post-index-change; do printf '#!/bin/sh\\nsleep 600' > .git/hooks/$hook; done
+            chmod +x .git/hooks/*; echo three >> a.txt
+        """
         began = time.monotonic()
-        end = await self.ended(sandbox, "bash", "-c", f"mkdir -p repo/.git/hooks; {work}", files=(REPO,), repo=True)
+        end = await self.ended(sandbox, "bash", "-c", work, files=(REPO,), repo=True)
         assert time.monotonic() - began < 6
         assert b"+three" in end.difference
 
     async def test_repositories_in_the_repository_show_their_files(self, sandbox):
-        work = "cd repo; mkdir inner; cd inner; git init -q; echo i > file; git add -A; git commit -qm i; cd ..; git init -q bare"
+        inner = "mkdir inner; cd inner; git init -q; echo i > file; git add -A; git commit -qm i"
+        work = f"cd repo; git init -q without-commits; {inner}"
         end = await self.ended(sandbox, "bash", "-c", work, files=(REPO,), repo=True)
         assert b"b/inner/file" in end.difference
         assert b"Subproject" not in end.difference
@@ -339,3 +346,26 @@ class SandboxSuite:
         await sandbox.sweep({spec.sandbox_id})
         assert (await running).log == b"whole\n"
         await gone(spec)
+
+    async def test_a_killed_manager_leaves_nothing_after_the_next_sweep(self, sandbox, tmp_path):
+        spec = sandbox_spec("bash", "-c", "trap '' TERM HUP; setsid sleep 50 & sleep 50")
+        program = [MANAGER, self.construct.format(tmp_path=tmp_path), msgspec.json.encode(spec)]
+        manager = subprocess.Popen([sys.executable, "-c", *program])  # noqa: ASYNC220  # to be killed
+        try:
+            while not any("sleep 50" in line for line in processes_of(spec)):
+                assert manager.poll() is None
+                await asyncio.sleep(0.05)
+        finally:
+            manager.kill()
+            manager.wait()
+        await asyncio.sleep(0.5)
+        await sandbox.sweep(set())
+        await gone(spec)
+
+
+MANAGER = """
+import asyncio, msgspec, sys
+from ridges.sandbox_manager.ports import SandboxSpec
+exec(sys.argv[1])
+asyncio.run(sandbox.run(msgspec.json.decode(sys.argv[2], type=SandboxSpec), asyncio.Event()))
+"""

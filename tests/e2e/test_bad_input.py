@@ -3,11 +3,12 @@
 import json
 
 import pytest
-
 from e2e.project import Project
 
 PROBLEM = "fix-formula-signs"
-FIX = "diff --git a/NOTES.txt b/NOTES.txt\nnew file mode 100644\n--- /dev/null\n+++ b/NOTES.txt\n@@ -0,0 +1 @@\n+a note\n"
+FIX = (
+    "diff --git a/NOTES.txt b/NOTES.txt\nnew file mode 100644\n--- /dev/null\n+++ b/NOTES.txt\n@@ -0,0 +1 @@\n+a note\n"
+)
 
 
 def run(project: Project, source: str | bytes, *args: str) -> tuple[int, dict[str, object], str]:
@@ -15,6 +16,11 @@ def run(project: Project, source: str | bytes, *args: str) -> tuple[int, dict[st
     ended = project.ridges("run", "-a", agent, "-p", PROBLEM, "--sandbox", "bubblewrap", "--json", *args)
     return ended.code, json.loads(ended.stdout or "{}"), ended.stderr
 
+
+LINK = (
+    "diff --git a/link b/link\nnew file mode 120000\n--- /dev/null\n+++ b/link\n"
+    "@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n"
+)
 
 REFUSED = {
     "not utf-8": (b"def agent_main(x): return '\xff'\n", "UTF-8"),
@@ -47,7 +53,11 @@ def test_an_unknown_problem_is_a_usage_error_that_says_where_to_look(running_pro
 
 AGENTS = {
     "raises": ("def agent_main(x):\n    raise RuntimeError('it broke')\n", "agent_raised", "it broke"),
-    "fails while imported": ("import nothing_like_this\ndef agent_main(x): ...\n", "agent_not_loadable", "nothing_like"),
+    "fails while imported": (
+        "import nothing_like_this\ndef agent_main(x): ...\n",
+        "agent_not_loadable",
+        "nothing_like",
+    ),
     "returns None": ("def agent_main(x): return None\n", "agent_returned_no_patch", "NoneType"),
     "returns an int": ("def agent_main(x): return 7\n", "agent_returned_no_patch", "int"),
     "returns a dict without a patch": ("def agent_main(x): return {'a': 1}\n", "agent_returned_no_patch", "dict"),
@@ -55,10 +65,7 @@ AGENTS = {
     "calls sys.exit": ("import sys\ndef agent_main(x): sys.exit(0)\n", "agent_exited", ""),
     "calls os._exit": ("import os\ndef agent_main(x): os._exit(0)\n", "agent_exited", ""),
     "writes a symlink as output": (
-        "import os, threading, time\n"
-        "def agent_main(x):\n"
-        "    os.symlink('/etc/passwd', '/sandbox/output.json')\n"
-        "    os._exit(0)\n",
+        "import os\ndef agent_main(x):\n    os.symlink('/etc/passwd', '/sandbox/output.json')\n    os._exit(0)\n",
         "agent_output_unsafe",
         "",
     ),
@@ -88,11 +95,7 @@ PATCHES = {
         "diff --git a/../x b/../x\nnew file mode 100644\n--- /dev/null\n+++ b/../x\n@@ -0,0 +1 @@\n+a\n",
         "patch_invalid",
     ),
-    "a symbolic link": (
-        "diff --git a/link b/link\nnew file mode 120000\n--- /dev/null\n+++ b/link\n"
-        "@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n",
-        "patch_invalid",
-    ),
+    "a symbolic link": (LINK, "patch_invalid"),
     "with CRLF line ends": (FIX.replace("\n", "\r\n"), None),
     "without its last newline": (FIX.rstrip("\n"), None),
 }

@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 import pytest
-
 from e2e.project import Project
 
 
@@ -24,7 +23,9 @@ def change(project: Project, before: str, after: str) -> None:
 
 
 def test_an_unknown_key_in_the_configuration_is_named(fresh: Project) -> None:
-    (fresh.folder / "ridges.toml").write_text("[sandbox]\ncolour = 'red'\n" + (fresh.folder / "ridges.toml").read_text())
+    (fresh.folder / "ridges.toml").write_text(
+        "[sandbox]\ncolour = 'red'\n" + (fresh.folder / "ridges.toml").read_text()
+    )
     ended = fresh.ridges("up")
     assert ended.code == 2
     assert "colour" in ended.stderr
@@ -68,7 +69,9 @@ def test_doctor_names_what_is_wrong_with_its_remedy(fresh: Project) -> None:
 
 @pytest.mark.parametrize("after_s", [0.3, 1.5, 4.0])
 def test_ctrl_c_in_any_phase_ends_with_130_and_leaves_nothing(fresh: Project, after_s: float) -> None:
-    command = fresh.start("run", "-a", "examples/agents/llm_agent.py", "-p", "fix-formula-signs", "--sandbox", "bubblewrap")
+    command = fresh.start(
+        "run", "-a", "examples/agents/llm_agent.py", "-p", "fix-formula-signs", "--sandbox", "bubblewrap"
+    )
     time.sleep(after_s)
     os.kill(command.pid, signal.SIGINT)
     _, stderr = command.communicate(timeout=60)

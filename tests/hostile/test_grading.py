@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import pytest
 from grading import CREATE, FIX, git_patch, grade, in_subprocess, problem_of
-from hostile.cheats import CHEATS, OUTCOMES, STUB
+from hostile.cheats import CHEATS, KNOWN_NAMES, OUTCOMES, STUB
 
 from ridges.contracts.faults import Cause
 from ridges.contracts.limits import SandboxLimits
@@ -86,6 +86,25 @@ async def test_an_honest_change_of_pyproject_stays():
     assert (judgement.verdict, judgement.flagged) == ("resolved", ())
 
 
+async def test_a_patch_that_makes_putting_back_impossible_does_not_void_the_run():
+    """Our fault would be a run that does not count against the agent."""
+    problem = problem_of(FIX | {"repo/deep/conftest.py": "x = 1\n"})
+    patch = b"diff --git a/deep/conftest.py b/deep/conftest.py\ndeleted file mode 100644\n"
+    patch += b"--- a/deep/conftest.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x = 1\n"
+    patch += b"diff --git a/deep b/deep\nnew file mode 100644\n--- /dev/null\n+++ b/deep\n@@ -0,0 +1 @@\n+x\n"
+    judgement = await grade(problem, patch, in_subprocess)
+    assert judgement.cause is Cause.PATCH_DOES_NOT_APPLY
+    assert "cannot be put back" in judgement.detail
+
+
+async def test_settings_that_cannot_be_read_are_put_back(problem):
+    deep = "x = " + "[" * 20_000 + "]" * 20_000 + "\n"
+    judgement = await grade(
+        problem, git_patch(problem, {"main.py": CREATE["solution.py"], "pyproject.toml": deep}), in_subprocess
+    )
+    assert (judgement.verdict, judgement.flagged) == ("resolved", ("pyproject.toml",))
+
+
 @pytest.mark.parametrize(
     ("patch", "says"),
     [
@@ -110,17 +129,12 @@ async def test_patches_that_leave_the_repository_never_reach_a_sandbox(problem, 
 async def test_the_known_limit(problem):
     """The one class of cheats that wins, documented in the service's README.
 
-    Tests run in the process of the code they test. A patch written for this very grader can take pytest apart from inside,
-    and tell real tests from probes by reading their source (the random values in it). It stands out to any reader.
+    Tests run in the process of the code they test. A patch written for this very grader can take pytest apart from
+    inside, and tell tests from probes by reading their source (the random values in it). It stands out to any reader.
     """
-    condition = (
-        "item.name in ('test_one', 'test_four', 'test_year', 'test_nothing')"
-        " and not __import__('re').search(r'[0-9a-f]{24}', open(item.path).read())"
-    )
-    judgement = await grade(
-        problem, git_patch(problem, {"main.py": OUTCOMES.format(condition=condition) + STUB}), in_subprocess
-    )
-    assert judgement.verdict == "resolved"
+    condition = KNOWN_NAMES + " and not __import__('re').search(r'[0-9a-f]{24}', open(item.path).read())"
+    tailored = git_patch(problem, {"main.py": OUTCOMES.format(condition=condition) + STUB})
+    assert (await grade(problem, tailored, in_subprocess)).verdict == "resolved"
 
 
 @pytest.mark.bubblewrap
@@ -157,6 +171,8 @@ async def test_the_same_in_a_real_sandbox(problem, name):
     patch = problem.reference if name is None else git_patch(problem, CHEATS[name])
     judgement = await grade(problem, patch, in_bubblewrap)
     assert judgement.verdict == ("resolved" if name is None else "unresolved"), judgement.detail
+    if name == "the grader's memory is searched for its secret":
+        assert judgement.cause is None  # it ends the process with another status where it can read anything
 
 
 def test_no_secret_of_the_plan_is_in_the_test_process(problem):

@@ -67,8 +67,8 @@ async def run_with_patch(log, problem_id: str, patch: bytes, digest: str | None 
     put = log.blobs.put
     requested = ev.RunRequested(
         **log.envelope(run_id), problem_id=problem_id, problem_digest=digest or published.problem_digest,
-        statement=published.statement, workspace=published.workspace, agent=await put(b"def agent_main(_): ...", "text/x-python"),
-        agent_name="agent.py", limits=RunLimits(evaluation_timeout_s=60),
+        statement=published.statement, workspace=published.workspace, agent_name="agent.py",
+        agent=await put(b"def agent_main(_): ...", "text/x-python"), limits=RunLimits(evaluation_timeout_s=60),
     )  # fmt: skip
     started = ev.AgentStarted(**log.envelope(run_id), attempt=1, manager="m", sandbox="process")
     produced = ev.PatchProduced(
@@ -191,7 +191,7 @@ async def test_without_a_log_it_lives_but_is_not_ready(tmp_path, problems):
         nats.start()
         await nats.migrate()
         async with asyncio.timeout(20):
-            while (await process.get("/readyz"))[0] != 200:
+            while (await process.get("/readyz"))[0] != 200:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         assert await process.end(signal.SIGTERM) == 0
     finally:

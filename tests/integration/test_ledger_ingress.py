@@ -174,3 +174,9 @@ async def test_the_ingress_goes_on_after_the_server_was_killed(ledger, nats_serv
     assert (await ask(nats_server, json.dumps(GOOD).encode()))["accepted"]
     assert len((await ledger.get("/v1/runs")).json()["runs"]) == 2
     assert ledger.running
+
+
+async def test_a_consumer_that_somebody_deleted_is_made_again(ledger, nats_server):
+    async with nats_server.client() as client:
+        await client.jetstream().delete_consumer(INGRESS_STREAM, "ledger")
+    assert (await ask(nats_server, json.dumps(GOOD).encode()))["accepted"]

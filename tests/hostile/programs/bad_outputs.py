@@ -1,4 +1,4 @@
-"""Leaves everything but a file where results are read: links to secrets, pipes, devices, a sea of zeros, a directory."""
+"""Leaves everything but files where results are read: links to secrets, pipes, devices, seas of zeros."""
 
 import os
 import socket

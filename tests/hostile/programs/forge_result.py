@@ -1,4 +1,4 @@
-"""Writes a complete, well-formed result to everything that can be written to, hoping that one of them leads to the manager."""
+"""Writes a well-formed result to everything that can be written to: one of them might lead to the manager."""
 
 import json
 import os

@@ -2,13 +2,34 @@
 
 import os
 
+
 def broke_out(what):
     print("BROKE OUT:", what, flush=True)
 
+
 for path in (
     *("/etc/shadow", "/etc/ssh", "/etc/sudoers", "/etc/hostname", "/etc/machine-id", "/root/.ssh", "/root/.bashrc"),
-    *("/var/lib/docker", "/var/log", "/var/run/docker.sock", "/boot", "/home/agent/.ssh", "/mnt", "/srv", "/sys/kernel/debug"),
-    *("/dev/mem", "/dev/kmsg", "/dev/sda", "/dev/vda", "/dev/nvme0", "/dev/kvm", "/dev/fuse", "/dev/net/tun", "/dev/mapper/control"),
+    *(
+        "/var/lib/docker",
+        "/var/log",
+        "/var/run/docker.sock",
+        "/boot",
+        "/home/agent/.ssh",
+        "/mnt",
+        "/srv",
+        "/sys/kernel/debug",
+    ),
+    *(
+        "/dev/mem",
+        "/dev/kmsg",
+        "/dev/sda",
+        "/dev/vda",
+        "/dev/nvme0",
+        "/dev/kvm",
+        "/dev/fuse",
+        "/dev/net/tun",
+        "/dev/mapper/control",
+    ),
 ):
     try:
         found = os.listdir(path) if os.path.isdir(path) else open(path, "rb").read(1)

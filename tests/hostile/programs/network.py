@@ -3,10 +3,21 @@
 import os
 import socket
 
+
 def broke_out(what):
     print("BROKE OUT:", what, flush=True)
 
-targets = ["1.1.1.1", "8.8.8.8", "169.254.169.254", "172.17.0.1", "10.0.0.1", "192.168.0.1", "2606:4700:4700::1111", "fe80::1"]
+
+targets = [
+    "1.1.1.1",
+    "8.8.8.8",
+    "169.254.169.254",
+    "172.17.0.1",
+    "10.0.0.1",
+    "192.168.0.1",
+    "2606:4700:4700::1111",
+    "fe80::1",
+]
 for target in targets:
     family = socket.AF_INET6 if ":" in target else socket.AF_INET
     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -48,6 +59,11 @@ except OSError:
 interfaces = sorted(name for _, name in socket.if_nameindex())
 if interfaces != ["lo"]:
     broke_out(f"interfaces {interfaces}")
-for path in ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock", "/run/dbus/system_bus_socket"):
+for path in (
+    "/var/run/docker.sock",
+    "/run/docker.sock",
+    "/run/containerd/containerd.sock",
+    "/run/dbus/system_bus_socket",
+):
     if os.path.exists(path):
         broke_out(f"{path} is here")

@@ -19,7 +19,20 @@ for pid in (1, os.getppid()):
     for call in (libc.process_vm_readv, libc.process_vm_writev):
         if call(pid, vector, 1, vector, 1, 0) > 0:
             broke_out(f"memory of {pid}")
-    for name in ("mem", "maps", "environ", "auxv", "stack", "syscall", "fd", "fdinfo", "root", "cwd", "exe", "map_files"):
+    for name in (
+        "mem",
+        "maps",
+        "environ",
+        "auxv",
+        "stack",
+        "syscall",
+        "fd",
+        "fdinfo",
+        "root",
+        "cwd",
+        "exe",
+        "map_files",
+    ):
         path = f"/proc/{pid}/{name}"
         try:
             if name in ("fd", "fdinfo", "map_files"):

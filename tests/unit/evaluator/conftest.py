@@ -16,6 +16,8 @@ from ridges.evaluator.problems.editions import Editions
 from ridges.evaluator.publisher import Publisher
 from ridges.evaluator.subscribers import Subscribers
 
+DEFAULT_LIMITS = RunLimits()
+
 
 class World:
     """The evaluator's parts over an in-memory log, and the events that others would append."""
@@ -41,7 +43,7 @@ class World:
         position = await self.store.append(run_id, [event])
         return next(entry for entry in await self.store.read_run(run_id) if entry.position == position)
 
-    async def start_run(self, problem_id: str, limits: RunLimits = RunLimits()) -> str:
+    async def start_run(self, problem_id: str, limits: RunLimits = DEFAULT_LIMITS) -> str:
         """A run whose agent is at work."""
         problem = self.publisher.find(problem_id)
         published = (await self.store.read_run(f"problem-{problem_id}"))[-1].event

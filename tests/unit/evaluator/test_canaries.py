@@ -75,6 +75,8 @@ def test_the_random_value_has_the_type_of_the_expected_one(expected, kind):
             seen.append(other)
             return True
 
+        __hash__ = None
+
     space = {"f": Spy}
     exec(probe.source, space)
     space["test_x"]()
@@ -130,7 +132,8 @@ async def test_imports_from_a_source_folder():
 async def test_hidden_tests_may_have_helpers_data_and_fixtures_of_their_own():
     files = FIX | {
         "tests/conftest.py": "import pytest\n\n\n@pytest.fixture\ndef three():\n    return 3\n",
-        "tests/hidden_helper.py": "def data():\n    return open(__file__.replace('hidden_helper.py', 'data/numbers.txt')).read()\n",
+        "tests/hidden_helper.py": "from pathlib import Path\n\n\n"
+        "def data():\n    return Path(__file__).with_name('data').joinpath('numbers.txt').read_text()\n",
         "tests/data/numbers.txt": "1 3",
         "tests/test_more.py": "from hidden_helper import data\nfrom stats import median\n\n\n"
         "def test_more(three, tmp_path):\n    assert median([int(word) for word in data().split()]) == three - 1\n",

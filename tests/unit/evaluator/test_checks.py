@@ -30,6 +30,7 @@ async def test_a_good_problem(files):
     ]  # fmt: skip
 
 
+DIFF, LISTS, MEDIAN = FIX["solution.diff"], FIX["problem.toml"], FIX["repo/stats/median.py"]
 LISTED = '[tests]\nexpected = ["tests.py::RomanTest::test_one"]\n'
 FLAKY = """
 import os, unittest
@@ -46,23 +47,50 @@ class RomanTest(unittest.TestCase):
     ("files", "name", "says"),
     [
         (CREATE | {"solution.py": CREATE["main.py"] + "# nothing\n"}, "reference passes", "4 tests do not pass"),
-        (CREATE | {"main.py": CREATE["solution.py"], "solution.py": CREATE["solution.py"] + "#\n"}, "empty patch fails", "do not test"),
+        (
+            CREATE | {"main.py": CREATE["solution.py"], "solution.py": CREATE["solution.py"] + "#\n"},
+            "empty patch fails",
+            "do not test",
+        ),
         (CREATE | {"notes.py": CREATE["tests.py"]}, "the future is hidden", "notes.py"),
-        (CREATE | {"answer.py": CREATE["solution.py"], "main.py": "from answer import PARTS\n"}, "the future is hidden", "answer.py"),
-        (CREATE | {"problem.toml": 'kind = "create"\n' + LISTED}, "listed tests are those that run", "run, but not listed"),
+        (
+            CREATE | {"answer.py": CREATE["solution.py"], "main.py": "from answer import PARTS\n"},
+            "the future is hidden",
+            "answer.py",
+        ),
+        (
+            CREATE | {"problem.toml": 'kind = "create"\n' + LISTED},
+            "listed tests are those that run",
+            "run, but not listed",
+        ),
         (FIX | {"solution.diff": "--- a/stats/median.py\n"}, "reference patch", "no file header"),
         (
-            FIX | {"solution.diff": FIX["solution.diff"].replace("stats/median.py", "conftest.py"), "repo/conftest.py": FIX["repo/stats/median.py"]},
-            "reference patch", "conftest.py",
+            FIX | {"solution.diff": DIFF.replace("stats/median.py", "conftest.py"), "repo/conftest.py": MEDIAN},
+            "reference patch",
+            "conftest.py",
         ),
-        (FIX | {"solution.diff": FIX["solution.diff"].replace(" def median(values)", " def other(values)")}, "reference passes", "patch failed"),
         (
-            FIX | {"problem.toml": FIX["problem.toml"].replace("test_even", "test_swap").replace("test_odd", "test_even").replace("test_swap", "test_odd")},
-            "empty patch fails", "in the wrong list",
+            FIX | {"solution.diff": DIFF.replace(" def median(values)", " def other(values)")},
+            "reference passes",
+            "patch failed",
         ),
-        (FIX | {"problem.toml": FIX["problem.toml"].replace("[four]", "[five]")}, "listed tests are those that run", "test_many[five]"),
+        (
+            FIX
+            | {
+                "problem.toml": LISTS.replace("test_even", "test_")
+                .replace("test_odd", "test_even")
+                .replace('test_"', 'test_odd"')
+            },
+            "empty patch fails",
+            "in the wrong list",
+        ),
+        (
+            FIX | {"problem.toml": LISTS.replace("[four]", "[five]")},
+            "listed tests are those that run",
+            "test_many[five]",
+        ),
     ],
-)  # fmt: skip
+)
 async def test_a_bad_problem_is_told_what_is_wrong(files, name, says):
     report, bad = await findings(files)
     assert not report.ok
@@ -76,7 +104,7 @@ async def test_flaky_tests_are_found():
 
 
 async def test_unlisted_tests_of_a_fix_problem_are_only_told():
-    toml = FIX["problem.toml"].replace('"test_median.py::test_odd", ', "")
+    toml = FIX["problem.toml"].replace('    "test_median.py::test_odd",\n', "")
     report, bad = await findings(FIX | {"problem.toml": toml})
     assert (report.ok, bad) == (True, {})
     assert "test_median.py::test_odd" in report.findings[-1].detail

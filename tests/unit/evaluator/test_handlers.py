@@ -1,4 +1,4 @@
-"""From a patch to an evaluation, from what a sandbox left to a verdict; also when deliveries repeat and replicas race."""
+"""Patch to evaluation, what a sandbox left to a verdict; also when deliveries repeat and replicas race."""
 
 import asyncio
 import io
@@ -51,8 +51,13 @@ async def test_the_bundle_holds_pristine_repo_patch_tests_and_grader(world):
         names = {entry.name for entry in tar if entry.isreg()}
         stub = tar.extractfile("repo/main.py").read()
     assert names == {
-        "repo/main.py", "patch.diff", "grading/plan.json", "grading/grade.py", "grading/run_tests.py", "grading/tests/tests.py",
-    }  # fmt: skip
+        "repo/main.py",
+        "patch.diff",
+        "grading/plan.json",
+        "grading/grade.py",
+        "grading/run_tests.py",
+        "grading/tests/tests.py",
+    }
     assert stub.decode() == CREATE["main.py"]
 
 

@@ -70,10 +70,13 @@ TOML = FIX["problem.toml"]
         (CREATE | {"solution.py": None, "main.py": None}, ["main.py is missing", "solution.py is missing"]),
         (CREATE | {"instructions.md": None}, ["instructions.md is missing"]),
         (CREATE | {"tests.py": "x = 1\n"}, ["tests.py defines no test"]),
-        (CREATE | {"tests.py": "import pytest\n@pytest.mark.parametrize('x', [1])\ndef test_x(x): ...\n"}, ["[tests] expected"]),
+        (
+            CREATE | {"tests.py": "import pytest\n@pytest.mark.parametrize('x', [1])\ndef test_x(x): ...\n"},
+            ["[tests] expected"],
+        ),
         (CREATE | {"tests.py": b"def test_x(): '\xff'\n"}, ["tests.py: "]),
     ],
-)  # fmt: skip
+)
 def test_what_is_incomplete_is_named(files, says):
     with pytest.raises(ProblemBroken) as broken:
         problem_of(files)

@@ -102,14 +102,14 @@ async def test_it_says_when_it_cannot_publish_and_goes_on_when_it_can(world, mon
         running = asyncio.create_task(world.publisher.run())
         try:
             async with asyncio.timeout(10):
-                while world.publisher._trouble is None:
+                while world.publisher._trouble is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             with pytest.raises(RuntimeError, match="disk full"):
                 await world.publisher.check()
             patched.undo()
             world.publisher.rescan_soon()
             async with asyncio.timeout(10):
-                while not await digests(world, "new"):
+                while not await digests(world, "new"):  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             await world.publisher.check()
         finally:

@@ -85,6 +85,12 @@ def forged_first(change):
     return lambda plan: with_first(plan, change(plan.rounds[0]))
 
 
+def passing_probes(plan: Plan) -> bytes:
+    """Of the last round, all probes pass."""
+    last = honest(msgspec.structs.replace(plan.rounds[-1], kind="tests"))
+    return report(plan, *map(honest, plan.rounds[:-1]), last)
+
+
 def without_canary(part: Round) -> RoundReport:
     return honest(msgspec.structs.replace(part, must_fail=part.must_fail[1:]))
 
@@ -131,10 +137,9 @@ LAUGHS = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;">]><testsuites><tes
             "not asked for: test_z",
         ),
         (lambda plan: report(plan, *map(honest, plan.rounds[:1])), Cause.EVALUATION_RAISED, "no status"),
-        (lambda plan: report(plan, *map(honest, plan.rounds[:-1]), honest(msgspec.structs.replace(plan.rounds[-1], kind="tests"))),
-         Cause.VERDICT_FORGED, "replaced by a random one"),
+        (passing_probes, Cause.VERDICT_FORGED, "replaced by a random one"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_trusted_resolves_nothing(plan, content, cause, says):
     judgement = judge(plan, content(plan), FACTS)
     assert (judgement.verdict, judgement.cause) == ("unresolved", cause)

@@ -125,7 +125,7 @@ async def test_retry_after_is_passed_on_then_obeyed():
             with pytest.raises(errors.ProviderFailed) as caught:
                 await ask(world, run_id)
             assert caught.value.status == expected
-            assert 6 <= int(caught.value.headers["Retry-After"]) <= 7
+            assert 4 <= int(caught.value.headers["Retry-After"]) <= 7
     assert len(script.bodies) == 1, "the provider is left in peace"
 
 
@@ -139,7 +139,7 @@ async def test_work_in_vain_is_estimated_and_never_beyond_the_reservation():
         reserved, made = await world.events(run_id, ev.InferenceReserved, ev.InferenceMade)
     timed_out = made.attempts[0]
     assert (timed_out.usage_source, timed_out.outcome) == ("estimated", "timeout")
-    assert timed_out.usage.output in range(9, 30)
+    assert timed_out.usage.output >= 9
     assert made.cost_nano_usd <= reserved.cost_nano_usd
     assert fast[1].bodies[0]["max_tokens"] < 1_000
 

@@ -1,8 +1,8 @@
 """Costs against an independent fold, over any events; and each rule of charging by itself."""
 
 from datetime import timedelta
+from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.ledger.independent_fold import KINDS, independent_costs, reported_costs
@@ -61,18 +61,14 @@ def events_of(script):
                 yield author.event(ev.InferenceRefused, run_id, reason="cost", status=429, model=model, detail="limit")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("costs")
+IN_MEMORY = Path(":memory:")
 
 
 @settings(max_examples=150, deadline=None)
 @given(script=steps, batch=st.integers(1, 20))
-def test_costs_equal_an_independent_fold_over_any_events(folder, script, batch):
+def test_costs_equal_an_independent_fold_over_any_events(script, batch):
     events = list(events_of(script))
-    path = folder / "p.sqlite"
-    path.unlink(missing_ok=True)
-    projections = Projections(open_projections(path))
+    projections = Projections(open_projections(IN_MEMORY))
     queries = Queries(projections._connection)
     try:
         log = recorded(*events)
@@ -87,8 +83,6 @@ def test_costs_equal_an_independent_fold_over_any_events(folder, script, batch):
                 assert queries.row(run_id).cost_nano_usd == (by_run[run_id].cost_nano_usd if run_id in by_run else 0)
     finally:
         projections.close()
-        for leftover in folder.iterdir():
-            leftover.unlink()
 
 
 def assert_open_reservations(record, run_id, events):
@@ -110,8 +104,8 @@ def assert_open_reservations(record, run_id, events):
         assert record.reserved_nano_usd == sum(cost for _, cost in open_calls.values())
 
 
-def totals(tmp_path, *events):
-    projections = Projections(open_projections(tmp_path / "p.sqlite"))
+def totals(*events):
+    projections = Projections(open_projections(IN_MEMORY))
     try:
         projections.apply(recorded(*events))
         queries = Queries(projections._connection)
@@ -120,53 +114,53 @@ def totals(tmp_path, *events):
         projections.close()
 
 
-def test_a_failover_bills_each_provider_its_own_part(tmp_path):
+def test_a_failover_bills_each_provider_its_own_part():
     a = Author()
     cut = a.attempt("chutes", cost=7, usage=TokenUsage(output=7), outcome="cut")
-    by_provider, run = totals(tmp_path, a.requested(), a.reserved(), a.made(attempts=[cut, a.attempt("targon", 20)]))
+    by_provider, run = totals(a.requested(), a.reserved(), a.made(attempts=[cut, a.attempt("targon", 20)]))
     assert by_provider == {"targon": 20, "chutes": 7}
     assert (run.requests, run.cost_nano_usd, run.reserved_nano_usd) == (1, 27, 0)
 
 
-def test_a_failed_call_costs_what_its_attempts_cost(tmp_path):
+def test_a_failed_call_costs_what_its_attempts_cost():
     a = Author()
-    by_provider, run = totals(tmp_path, a.requested(), a.failed(attempts=[a.attempt("chutes", 7, outcome="cut")]))
+    by_provider, run = totals(a.requested(), a.failed(attempts=[a.attempt("chutes", 7, outcome="cut")]))
     assert by_provider == {"chutes": 7}
     assert (run.requests, run.cost_nano_usd) == (0, 7)
 
 
-def test_an_outcome_after_the_settlement_replaces_it(tmp_path):
+def test_an_outcome_after_the_settlement_replaces_it():
     a = Author()
-    by_provider, run = totals(tmp_path, a.requested(), a.reserved(cost=100), a.settled(cost=100), a.made())
+    by_provider, run = totals(a.requested(), a.reserved(cost=100), a.settled(cost=100), a.made())
     assert by_provider == {"p": 10}
     assert (run.cost_nano_usd, run.reserved_nano_usd) == (10, 0)
 
 
-def test_a_settled_call_is_charged_and_no_longer_reserved(tmp_path):
+def test_a_settled_call_is_charged_and_no_longer_reserved():
     a = Author()
-    by_provider, run = totals(tmp_path, a.requested(), a.reserved(cost=100), a.settled(cost=100), a.settled(cost=100))
+    by_provider, run = totals(a.requested(), a.reserved(cost=100), a.settled(cost=100), a.settled(cost=100))
     assert by_provider == {"(settled)": 100}
     assert (run.cost_nano_usd, run.reserved_nano_usd, run.requests) == (100, 0, 0)
 
 
-def test_a_repeated_outcome_is_charged_once(tmp_path):
+def test_a_repeated_outcome_is_charged_once():
     a = Author()
-    by_provider, run = totals(tmp_path, a.requested(), a.made(), a.made(), a.settled(), a.failed())
+    by_provider, run = totals(a.requested(), a.made(), a.made(), a.settled(), a.failed())
     assert by_provider == {"p": 10}
     assert run.requests == 1
 
 
-def test_what_an_event_charges_beyond_its_attempts_is_shown_not_lost(tmp_path):
+def test_what_an_event_charges_beyond_its_attempts_is_shown_not_lost():
     a = Author()
-    by_provider, run = totals(tmp_path, a.requested(), a.made(cost_nano_usd=15))
+    by_provider, run = totals(a.requested(), a.made(cost_nano_usd=15))
     assert by_provider == {"p": 10, "(unattributed)": 5}
     assert run.cost_nano_usd == 15
 
 
-def test_the_day_of_a_cost_is_the_day_in_utc(tmp_path):
+def test_the_day_of_a_cost_is_the_day_in_utc():
     a = Author()
     late = START.astimezone(tz=None) + timedelta(minutes=59)
-    projections = Projections(open_projections(tmp_path / "p.sqlite"))
+    projections = Projections(open_projections(IN_MEMORY))
     try:
         projections.apply(recorded(a.made("c1", time=late), a.made("c2", time=late + timedelta(minutes=2))))
         assert [row.key for row in Queries(projections._connection).costs("day").rows] == ["2026-01-31", "2026-02-01"]

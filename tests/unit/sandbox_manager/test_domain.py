@@ -1,5 +1,6 @@
 """What to do about a run, decided from its events alone."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -92,6 +93,12 @@ def test_an_evaluation_of_an_overtaken_attempt_is_not_started():
     asked = evaluation_requested(attempt=1)
     decision = decide_evaluation([requested(), started(1), started(2), produced(2)], asked, max_attempts=2)
     assert isinstance(decision, Nothing)
+
+
+def test_the_check_of_a_problem_is_evaluated_without_a_run():
+    asked = msgspec.structs.replace(evaluation_requested(attempt=0), run_id="problem-p")
+    assert isinstance(decide_evaluation([asked], asked, max_attempts=2), StartEvaluation)
+    assert isinstance(decide_evaluation([asked, evaluation_exited()], asked, max_attempts=2), Nothing)
 
 
 EVENTS = st.lists(

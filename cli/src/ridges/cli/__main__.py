@@ -1,5 +1,6 @@
 """The command line's entry point."""
 
+import io
 import sys
 
 from ridges.cli.errors import CliError
@@ -9,6 +10,9 @@ def main() -> int:
     """Runs the command; one line on stderr for what went wrong, never a traceback for what a user can mend."""
     from ridges.cli.app import app
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows a question mark
     try:
         app()
     except CliError as error:

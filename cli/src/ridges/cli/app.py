@@ -3,6 +3,7 @@
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from uuid import uuid4
 
 import typer
 
@@ -43,11 +44,11 @@ def run(
     problem: Annotated[str, typer.Option("--problem", "-p", help="Problem id; see `ridges problem list`.")],
     model: Annotated[str | None, typer.Option("--model", "-m", help="Handed to the agent as RIDGES_MODEL.")] = None,
     max_cost_usd: Annotated[
-        str | None, typer.Option(help="Hard limit of the run's model costs. [default: 1.00]")
+        str | None, typer.Option(help="Hard limit of the run's model costs (default: 1.00).")
     ] = None,
     max_requests: Annotated[int | None, typer.Option(help="Hard limit of model calls.")] = None,
-    agent_timeout: Annotated[int | None, typer.Option(help="Seconds. [default: the problem's, else 2400]")] = None,
-    test_timeout: Annotated[int | None, typer.Option(help="Seconds. [default: the problem's, else 600]")] = None,
+    agent_timeout: Annotated[int | None, typer.Option(help="Seconds (default: the problem's, else 2400).")] = None,
+    test_timeout: Annotated[int | None, typer.Option(help="Seconds (default: the problem's, else 600).")] = None,
     sandbox: Annotated[SandboxName, typer.Option(help="Where agent and tests run.")] = SandboxName.AUTO,
     as_json: AsJson = False,
 ) -> None:
@@ -59,6 +60,7 @@ def run(
     from ridges.contracts.requests import RequestRun
 
     request = RequestRun(
+        run_id=str(uuid4()),
         problem=problem,
         agent_source=run_command.read_agent(agent),
         agent_name=agent.name,
@@ -89,14 +91,24 @@ def runs(
 
 
 @app.command()
-def show(run_id: RunId, as_json: AsJson = False) -> None:
+def show(
+    run_id: RunId,
+    log: Annotated[bool, typer.Option("--log", help="Print the agent's log instead.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show one run: verdict, tests, patch, usage, cost."""
     from ridges.cli import render
+    from ridges.cli.errors import UsageError
     from ridges.cli.system import system_for_reading
 
+    if log and as_json:
+        raise UsageError("--log prints text; leave --json away")
     with system_for_reading() as client:
         detail = client.run(run_id)
-    if as_json:
+        text = client.log(detail.run_id) if log else ""
+    if log:
+        render.agent_log(text)
+    elif as_json:
         render.json_document(render.run_document(detail))
     else:
         render.run_page(detail)
@@ -125,14 +137,18 @@ def watch(run_id: RunId, as_json: AsJson = False) -> None:
 def cancel(run_id: RunId, as_json: AsJson = False) -> None:
     """End a run now. What it did so far stays in the log."""
     from ridges.cli import render
+    from ridges.cli.progress import phase
     from ridges.cli.system import say, system_for_reading
+    from ridges.contracts.faults import Cause
 
     with system_for_reading() as client:
         detail = client.cancel(run_id, "cancelled by `ridges cancel`")
     if as_json:
         render.json_document(render.run_document(detail))
+    elif detail.cause is Cause.CANCELLED:
+        say(f"run {detail.run_id} is cancelled")
     else:
-        say(f"run {detail.run_id}: {detail.state} ({detail.cause or 'no cause'})")
+        say(f"run {detail.run_id} had ended before: {phase(detail)}")
 
 
 @app.command()
@@ -166,8 +182,8 @@ def up(
     state = StateDir(project_root())
     before = state.read()
     state.create()
-    state.set_stays_up(True)
-    system = control.start(state, sandbox.value if sandbox else None, lambda text: say(f"starting {text} …"))
+    with state.staying_up():
+        system = control.start(state, sandbox.value if sandbox else None, lambda text: say(f"starting {text} …"))
     if before and before.phase == "ready":
         say(f"already running since {before.started_at:%Y-%m-%d %H:%M} UTC (pid {before.supervisor_pid})")
     if as_json:
@@ -181,8 +197,9 @@ def up(
 
 
 @app.command()
-def down() -> None:
+def down(as_json: AsJson = False) -> None:
     """Stop the embedded system of this folder. Runs in progress go on at the next start."""
+    from ridges.cli import render
     from ridges.cli.config import project_root
     from ridges.cli.embedded import control
     from ridges.cli.embedded.state import StateDir
@@ -190,7 +207,11 @@ def down() -> None:
 
     state = StateDir(project_root())
     state.set_stays_up(False)
-    say("stopped" if control.stop(state) else "nothing was running")
+    stopped = control.stop(state)
+    if as_json:
+        render.json_document({"stopped": stopped})
+    else:
+        say("stopped" if stopped else "nothing was running")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 import tomllib
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 import msgspec
 
@@ -60,6 +61,7 @@ def _read(path: Path) -> Demo:
 
 def _request(demo: Demo, example: Example, source: str, sandbox: str) -> RequestRun:
     return RequestRun(
+        run_id=str(uuid4()),
         problem=example.problem,
         agent_source=source,
         agent_name=Path(demo.agent).name,

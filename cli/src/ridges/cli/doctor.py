@@ -95,14 +95,12 @@ def _configuration(config: Config, path: Path) -> Iterator[Finding]:
         check=False,
     )
     if checked.returncode:
-        words = checked.stderr.strip().splitlines() or ["no reason given"]
-        yield Finding(name="configuration", status="problem", detail=words[-1], remedy=f"edit {path}")
+        words = (checked.stderr.strip().splitlines() or ["no reason given"])[-1]
+        unset = [name for name in sorted(provider_key_variables(config)) if not os.environ.get(name)]
+        remedy = f"export {unset[0]}=…" if unset and unset[0] in words else f"edit {path}"
+        yield Finding(name="configuration", status="problem", detail=words, remedy=remedy)
         return
-    yield Finding(name="configuration", status="ok", detail=checked.stdout.strip() or str(path))
-    for name in sorted(provider_key_variables(config)):
-        if not os.environ.get(name):
-            detail = f"the provider key variable {name} is not set: that provider will not be asked"
-            yield Finding(name="provider key", status="warning", detail=detail, remedy=f"export {name}=…")
+    yield Finding(name="configuration", status="ok", detail=checked.stdout.strip())
 
 
 def _agent_environment(config: Config, root: Path) -> Finding:

@@ -6,7 +6,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 
@@ -16,17 +16,43 @@ from ridges.cli.embedded import control
 from ridges.cli.embedded.state import StateDir
 from ridges.cli.errors import CliError, Exit
 from ridges.cli.system import say
+from ridges.cli.terminal_text import printable
+from ridges.contracts.views import ProblemRow
 
 CHECK_TIMEOUT_S = 3_600
 T = TypeVar("T")
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """One question about a problem and its answer."""
+
+    name: str
+    ok: bool
+    detail: str
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What the evaluator found out about a problem."""
 
     problem_id: str
-    sound: bool
-    findings: tuple[str, ...] = ()
+    problem_digest: str | None
+    ok: bool
+    findings: tuple[Finding, ...]
+    evaluations: tuple[dict[str, object], ...]
+    """Verdict, cause and counts of each evaluation behind the findings."""
+
+
+class ProblemsAtEvaluator(msgspec.Struct, frozen=True, kw_only=True):
+    """The problem folders as the evaluator read them."""
+
+    problems: tuple[ProblemRow, ...]
+    broken: tuple["Broken", ...]
+
+
+class Broken(msgspec.Struct, frozen=True, kw_only=True):
+    """A folder that is no problem; the check tells why."""
+
+    problem_id: str
 
 
 def check_problems(problem: str | None, as_json: bool) -> Exit:
@@ -38,7 +64,7 @@ def check_problems(problem: str | None, as_json: bool) -> Exit:
 
 
 def _check(url: str, problem: str | None, as_json: bool) -> Exit:
-    names = [problem] if problem else [row["problem_id"] for row in _call(f"{url}/v1/problems", list[dict[str, Any]])]
+    names = [problem] if problem else _all_problems(url)
     reports: list[Report] = []
     for name in names:
         say(f"checking {name} …")
@@ -48,13 +74,19 @@ def _check(url: str, problem: str | None, as_json: bool) -> Exit:
     else:
         for report in reports:
             _print(report)
-    return Exit.RESOLVED if all(report.sound for report in reports) else Exit.NOT_RESOLVED
+    return Exit.RESOLVED if all(report.ok for report in reports) else Exit.NOT_RESOLVED
+
+
+def _all_problems(url: str) -> list[str]:
+    read = _call(f"{url}/v1/problems", ProblemsAtEvaluator)
+    return sorted([row.problem_id for row in read.problems] + [folder.problem_id for folder in read.broken])
 
 
 def _print(report: Report) -> None:
-    sys.stdout.write(f"{report.problem_id}: {'sound' if report.sound else 'NOT sound'}\n")
+    sys.stdout.write(f"{printable(report.problem_id)}: {'sound' if report.ok else 'NOT sound'}\n")
     for finding in report.findings:
-        sys.stdout.write(f"  {finding}\n")
+        mark = "ok     " if finding.ok else "PROBLEM"
+        sys.stdout.write(f"  {mark}  {finding.name}: {printable(finding.detail)}\n")
 
 
 def _call(url: str, kind: type[T], body: object = None) -> T:

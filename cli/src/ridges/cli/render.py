@@ -9,14 +9,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ridges.cli.progress import elapsed_s, phase, style
-from ridges.cli.terminal_text import safe
+from ridges.cli.terminal_text import printable, safe
 from ridges.contracts.money import usd_text
 from ridges.contracts.views import CostReport, ProblemRow, RunDetail, RunRow
 
 
 def json_document(document: object) -> None:
-    """Prints one JSON document."""
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
+    """Prints one JSON document, in UTF-8 whatever the terminal's encoding is."""
+    sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def run_document(run: RunDetail) -> dict[str, object]:
@@ -122,6 +123,11 @@ def run_page(run: RunDetail) -> None:
     if run.patch:
         console.print(Text(f"\npatch{' (partial)' if run.partial else ''}:", style="dim"))
         console.print(safe(run.patch), soft_wrap=True)
+
+
+def agent_log(text: str) -> None:
+    """Prints what a stranger's program wrote: unchanged into a file or pipe, harmless on a terminal."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 
 def costs_table(report: CostReport) -> None:

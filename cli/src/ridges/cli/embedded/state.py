@@ -60,6 +60,17 @@ class StateDir:
         else:
             marker.unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def staying_up(self) -> Iterator[None]:
+        """The system that is started inside stays when its users are gone; one that does not start leaves no trace."""
+        stayed = self.stays_up
+        self.set_stays_up(True)
+        try:
+            yield
+        except BaseException:
+            self.set_stays_up(stayed)
+            raise
+
     def create(self) -> None:
         """Makes the folder, readable by its owner only.
 

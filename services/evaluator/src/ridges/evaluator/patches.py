@@ -3,6 +3,7 @@
 import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import PurePosixPath
 
 import msgspec
@@ -24,6 +25,8 @@ _TEST_MODULES = frozenset(
     | {"sitecustomize", "usercustomize"}
 )
 _SHADOWED = sys.stdlib_module_names | _TEST_MODULES
+_MOST_PLACES = 200
+"""At which a hunk is tried in a file; bounds the work that a hostile patch can cause."""
 _NOT_PLAIN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
@@ -209,5 +212,7 @@ def _occurs(hunk: Hunk, lines: list[str]) -> bool:
     hint = max(hunk.old_start - 1, 0)
     if lines[hint : hint + len(wanted)] == wanted:
         return True
-    starts = (index for index, line in enumerate(lines) if line == wanted[0]) if wanted else iter(())
-    return not wanted or any(lines[index : index + len(wanted)] == wanted for index in starts)
+    if not wanted or len(wanted) > len(lines):
+        return not wanted
+    starts = islice((index for index, line in enumerate(lines) if line == wanted[0]), _MOST_PLACES)
+    return any(lines[index : index + len(wanted)] == wanted for index in starts)

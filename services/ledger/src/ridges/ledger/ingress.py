@@ -12,8 +12,9 @@ from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from faststream.security import SASLPlaintext
 from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
+from nats.js.errors import NotFoundError
 
-from ridges.chassis.ports import Clock, EventStoreUnavailable
+from ridges.chassis.ports import Clock, EventStoreUnavailable, LogMismatch
 from ridges.contracts.requests import CancelRun, RequestAnswer, RequestRun
 from ridges.contracts.subjects import ALL_INGRESS, INGRESS_RUN_CANCELLED, INGRESS_RUN_REQUESTED, INGRESS_STREAM
 from ridges.ledger.errors import LedgerError, RequestRefused
@@ -30,8 +31,9 @@ ACK_WAIT_S = 6.0
 HEARTBEAT_S = 2.0
 FETCH_TIMEOUT_S = 2.0
 CONNECT_RETRY_S = 1.0
+WATCH_S = 5.0
 RETRY_DELAY_S = 2.0
-"""After which a request is tried again when the log did not answer; for ever, as nothing else may be done with it."""
+"""Until a request is tried again when the log did not answer: for ever, as nothing else may be done with it."""
 
 
 Command = TypeVar("Command", RequestRun, CancelRun)
@@ -71,21 +73,39 @@ class Ingress:
             no_reply=True,
             decoder=_raw,
         )(self.on_message)
-        self._ready: str | None = "the ingress has not started yet"
+        self._trouble: str | None = f"no connection to {url} yet; start nats-server"
 
     async def run(self) -> None:
         """Consume until cancelled; waits for the server and for the migrate step."""
         try:
-            while self._ready is not None:
+            while True:
                 try:
                     await self._broker.start()
-                    self._ready = None
+                    self._trouble = None
+                    await self._until_consumer_is_gone()
                 except (OSError, NatsError, TimeoutError) as error:
-                    self._ready = f"stream {INGRESS_STREAM}: {error!s}; start nats-server and run the migrate step"
-                    await asyncio.sleep(CONNECT_RETRY_S)
-            await asyncio.Event().wait()
+                    self._trouble = f"stream {INGRESS_STREAM}: {error!s}; start nats-server and run the migrate step"
+                await self._broker.stop()
+                await asyncio.sleep(CONNECT_RETRY_S)
         finally:
             await self.stop()
+
+    async def _until_consumer_is_gone(self) -> None:
+        """Somebody may delete the durable consumer, or the stream with it: then everything is set up again.
+
+        Raises:
+            NotFoundError: it is gone.
+
+        """
+        client = await self._broker.connect()
+        while True:
+            await asyncio.sleep(WATCH_S)
+            try:
+                await client.jetstream().consumer_info(INGRESS_STREAM, DURABLE)
+            except NotFoundError:
+                raise
+            except (NatsError, TimeoutError):  # the connection is away: it comes back by itself
+                continue
 
     async def stop(self) -> None:
         """Take no further message; what is in progress is finished."""
@@ -93,8 +113,8 @@ class Ingress:
 
     async def check(self) -> None:
         """Returns when messages are consumed. Raises LedgerError otherwise (for /readyz)."""
-        if self._ready is not None:
-            raise LedgerError(self._ready)
+        if self._trouble is not None:
+            raise LedgerError(self._trouble)
 
     async def on_message(self, content: bytes, message: NatsMessage) -> None:
         """Carry out one request, answer it, then acknowledge it."""
@@ -110,8 +130,8 @@ class Ingress:
         try:
             accepted = await self._carry_out(raw.subject, content, message.headers.get(KEY_HEADER) or delivery)
             answer = RequestAnswer(accepted=True, run_id=accepted.run_id)
-        except EventStoreUnavailable as error:
-            log.warning("an ingress request waits for the log", subject=raw.subject, error=str(error))
+        except (EventStoreUnavailable, LogMismatch, OSError) as error:
+            log.warning("an ingress request waits for the log or the blob store", subject=raw.subject, error=str(error))
             await message.nack(delay=RETRY_DELAY_S)
             return
         except LedgerError as error:

@@ -147,7 +147,7 @@ def pytest_table(content: bytes | None) -> object:
         import tomllib  # noqa: PLC0415 - from Python 3.11 on
 
         return tomllib.loads(content.decode("utf-8")).get("tool", {}).get("pytest")
-    except (ImportError, ValueError):
+    except (ImportError, ValueError, RecursionError):
         return object()
 
 
@@ -261,9 +261,13 @@ def grade(sandbox: Path, plan: dict[str, Any], report: dict[str, Any]) -> None:
         if message is not None:
             report["apply_message"] = message
             return
-        for name, content in kept.items():
-            repository.put_back(name, content)
-        report["put_back"] = repository.put_back_infrastructure()
+        try:
+            for name, content in kept.items():
+                repository.put_back(name, content)
+            report["put_back"] = repository.put_back_infrastructure()
+        except OSError as error:  # a file where a folder was, for instance
+            report["apply_message"] = f"test infrastructure cannot be put back after the patch: {error}"
+            return
     report["applied"] = True  # from here on, code of the patch runs: whatever breaks now is not our fault
     used: dict[str, float] = {}
     for number, part in enumerate(plan["rounds"]):

@@ -26,7 +26,7 @@ def import_pytest() -> Any:
             if not module.name.endswith("__main__"):
                 try:
                     importlib.import_module(module.name)
-                except Exception:  # noqa: BLE001, S112 - an optional part that lacks its own dependency
+                except Exception:  # noqa: S112 - an optional part that lacks its own dependency
                     continue
     return pytest
 

@@ -73,13 +73,11 @@ def run_agent(directory: str) -> dict[str, Any]:
         answer = agent_main(problem)
     except BaseException as error:
         return raised("raised", error)
-    if isinstance(answer, dict):
-        answer = answer.get("patch")
-    if not isinstance(answer, str):
-        return failure(
-            "no_patch", f"agent_main must return a str (a unified diff), it returned {type(answer).__name__}"
-        )
-    return {"success": True, "output": answer}
+    patch = answer.get("patch") if isinstance(answer, dict) else answer
+    if not isinstance(patch, str):
+        got = "a dict without the text 'patch'" if isinstance(answer, dict) else type(answer).__name__
+        return failure("no_patch", f"agent_main must return a str (a unified diff), it returned {got}")
+    return {"success": True, "output": patch}
 
 
 def write_output(directory: str, outcome: dict[str, Any]) -> None:
