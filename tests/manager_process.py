@@ -3,6 +3,7 @@
 import asyncio
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import aiohttp
 import msgspec
+import psutil
 from aiohttp import web
 from nats_process import free_port
 
@@ -118,6 +120,30 @@ class ManagerProcess:
 
     def words(self) -> str:
         return self.log.read_text()[-8000:]
+
+
+def the_runtime_dir(process: ManagerProcess) -> Path:
+    owner = (process.state_dir / "installation-id").read_text().strip().replace("-", "")[-12:]
+    places = [process.state_dir / "p", Path("/run") / f"ridges-{owner}", Path("/tmp") / f"ridges-{owner}"]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def leftovers(process: ManagerProcess, runtime_dir: Path) -> list[str]:
+    found = [str(path) for path in runtime_dir.iterdir() if path.is_dir()] if runtime_dir.exists() else []
+    for other in psutil.process_iter(["cmdline", "environ"]):
+        line = " ".join(other.info["cmdline"] or ())
+        if str(runtime_dir) in line:
+            found.append(line)
+    if shutil.which("docker"):
+        owner = (process.state_dir / "installation-id").read_text().strip()
+        listed = subprocess.run(
+            ["docker", "ps", "-aq", "--filter", f"label=ridges.owner={owner}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        found += listed.stdout.split()
+    return found
 
 
 class Requests:

@@ -5,6 +5,7 @@ from sandboxes import bubblewrap_works, proxy_dir  # noqa: F401  # fixtures
 
 pytest.register_assert_rewrite(
     "conformance.event_store_suite",
+    "conformance.kurrent_contract_suite",
     "conformance.queue_suite",
     "conformance.sandbox_suite",
     "conformance.isolation_suite",

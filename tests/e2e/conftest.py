@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 from e2e.project import Project
+from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,25 @@ def test_it_decodes_with_fields_of_a_later_release(path):
     assert decode(json.dumps(stored | {"unheard_of": {"a": 1}}).encode()) == decode(path.read_bytes())
 
 
+ADDED_LATER = {
+    "InferenceReserved": ("idempotency_digest", "gateway", "prompt_tokens", "price"),
+    "RunRequested": ("limits/model/max_requests_per_minute", "priority"),
+    "InferenceMade": ("attempts/0/price/per_second",),
+}
+
+
+@pytest.mark.parametrize(("name", "added"), ADDED_LATER.items())
+def test_it_decodes_as_it_was_written_before_fields_were_added(name, added):
+    stored = json.loads((FOLDER / f"{name}.v1.json").read_bytes())
+    for place in added:
+        *way, last = [int(step) if step.isdigit() else step for step in place.split("/")]
+        node = stored
+        for step in way:
+            node = node[step]
+        del node[last]
+    assert type_name(decode(json.dumps(stored).encode())) == name
+
+
 @pytest.mark.parametrize("path", [p for p in RECORDED if p.name.endswith(".v1.json")], ids=lambda path: path.stem)
 def test_a_current_message_is_written_again_as_it_was(path):
     stored = json.loads(path.read_bytes())

@@ -1,16 +1,21 @@
 """The sandbox-manager as a process: requests in, facts out, nothing left. With each sandbox this machine can run."""
 
 import asyncio
-import shutil
 import signal
-import subprocess
-from pathlib import Path
 
 import msgspec
-import psutil
 import pytest
 from docker_images import need_agent_image
-from manager_process import KEY, FakeGateway, ManagerProcess, limits, requests_on, tar_of
+from manager_process import (
+    KEY,
+    FakeGateway,
+    ManagerProcess,
+    leftovers,
+    limits,
+    requests_on,
+    tar_of,
+    the_runtime_dir,
+)
 
 from ridges.contracts import events as ev
 from ridges.contracts.events import SandboxFile
@@ -61,30 +66,6 @@ async def manager(nats_server, tmp_path, gateway, sandbox):
     yield process
     assert await process.end() == 0, process.words()
     assert leftovers(process, runtime_dir) == []
-
-
-def the_runtime_dir(process: ManagerProcess) -> Path:
-    owner = (process.state_dir / "installation-id").read_text().strip().replace("-", "")[-12:]
-    places = [process.state_dir / "p", Path("/run") / f"ridges-{owner}", Path("/tmp") / f"ridges-{owner}"]
-    return next((place for place in places if place.exists()), places[0])
-
-
-def leftovers(process: ManagerProcess, runtime_dir: Path) -> list[str]:
-    found = [str(path) for path in runtime_dir.iterdir() if path.is_dir()] if runtime_dir.exists() else []
-    for other in psutil.process_iter(["cmdline", "environ"]):
-        line = " ".join(other.info["cmdline"] or ())
-        if str(runtime_dir) in line:
-            found.append(line)
-    if shutil.which("docker"):
-        owner = (process.state_dir / "installation-id").read_text().strip()
-        listed = subprocess.run(
-            ["docker", "ps", "-aq", "--filter", f"label=ridges.owner={owner}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        found += listed.stdout.split()
-    return found
 
 
 async def test_an_agent_makes_a_call_and_returns_a_patch(manager, requests, gateway):

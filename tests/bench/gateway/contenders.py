@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from nats_process import free_port
 from native import chat_body
+from nats_process import free_port
 
 PATH = "/v1/chat/completions"
 START_TIMEOUT_S = 90.0
@@ -38,7 +38,7 @@ class Contender(Protocol):
         """Launch the server; does not wait."""
 
     def identities(self, count: int) -> list[str]:
-        """Header lines (CRLF between them) of ``count`` different callers; at most one where callers are not told apart."""
+        """Header lines (CRLF between them) of ``count`` callers; at most one where callers are not told apart."""
 
     def answered(self, calls: int) -> None:
         """So many calls were answered since the last time: raises AssertionError when its books say otherwise."""

@@ -108,7 +108,7 @@ class LoadGenerator:
         self._program, self._folder = program, folder
 
     def run(self, port: int, path: str, body: bytes, identities: list[str], **options: Any) -> LoadResult:
-        """``identities``: header lines of each caller. ``options``: callers, calls, seconds, stream (True), leave, expect."""
+        """``identities``: header lines by caller. ``options``: callers, calls, seconds, stream, leave, expect."""
         body_file, identities_file = self._folder / "body.json", self._folder / "identities.txt"
         body_file.write_bytes(body)
         identities_file.write_text("".join(f"{headers}\0" for headers in identities))

@@ -23,7 +23,9 @@ CLOCK = SystemClock()
 UNLIMITED = ModelLimits(max_cost_nano_usd=10**17, max_requests=10**9, max_tokens=10**15, max_concurrency=1000)
 """Every limit is checked, none is reached: a refused call would be a cheap call."""
 SETTLED_WITHIN_S = 20.0
-MEMORY_LOG = Path(__file__).parent / "memory_log_gateway.py"
+AT_ONCE = 32
+"""Atomic appends in flight; nats-server takes at most 50 of a stream."""
+LOGLESS = Path(__file__).parent / "logless_gateway.py"
 
 CONFIG = """
 [[provider]]
@@ -55,7 +57,9 @@ class Counts(msgspec.Struct, frozen=True):
 class RidgesGateway:
     """Variants differ in settings only."""
 
-    def __init__(self, name: str, folder: Path, provider_url: str, *, sync: bool = True, contents: str = "full") -> None:
+    def __init__(
+        self, name: str, folder: Path, provider_url: str, *, sync: bool = True, contents: str = "full"
+    ) -> None:
         self.name, self.folder = name, folder
         self.port, self.pid, self.log_pid = free_port(), None, None
         self.process = Process(folder)
@@ -140,34 +144,38 @@ class RidgesGateway:
 
     async def _start_runs(self, run_ids: list[str]) -> None:
         monitor = self.nats.monitor_url
-        async with open_event_store(self.nats.url, name="bench", monitor_url=monitor, allow_lossy=not self._sync) as store:
+        async with open_event_store(
+            self.nats.url, name="bench", monitor_url=monitor, allow_lossy=not self._sync
+        ) as store:
             await store.ready()
-            for first in range(0, len(run_ids), 64):
-                some = run_ids[first : first + 64]
+            for first in range(0, len(run_ids), AT_ONCE):
+                some = run_ids[first : first + AT_ONCE]
                 await asyncio.gather(*(store.append(run_id, started_run(run_id)) for run_id in some))
 
 
-class RidgesWithMemoryLog(RidgesGateway):
-    """The same gateway with its event log in its own memory: shows what the log costs. No setting offers that."""
+class RidgesWithoutLog(RidgesGateway):
+    """The same gateway with a log that keeps nothing: shows what the log costs."""
 
     def __init__(self, name: str, folder: Path, provider_url: str) -> None:
         super().__init__(name, folder, provider_url, contents="none")
-        self.described = "log: in the gateway's memory, lost with it; contents: none; identity, limits, cost on"
+        self.described = "no log (appends succeed and are forgotten); contents: none; identity, limits, cost on"
         self._base = 0.0
 
     def prepare(self) -> None:
         (self.folder / "ridges.toml").write_text(CONFIG.format(base_url=self._provider_url))
 
     def start(self) -> None:
-        self.pid = self.process.start([sys.executable, str(MEMORY_LOG)], self._environment())
+        self.pid = self.process.start([sys.executable, str(LOGLESS)], self._environment())
 
     def identities(self, count: int) -> list[str]:
-        """``memory_log_gateway`` starts every run that calls; see there."""
+        """Every run counts as started; see ``logless_gateway``."""
         return [f"Authorization: Bearer {sign_run_token(str(uuid4()), TOKEN_KEY)}" for _ in range(count)]
 
     def answered(self, calls: int) -> None:
         made = self._made()
-        assert made == self._base + calls, f"{self.name}: metrics say {made - self._base:g} calls, {calls} were answered"
+        assert made == self._base + calls, (
+            f"{self.name}: metrics say {made - self._base:g} calls, {calls} were answered"
+        )
         self._base = made
 
     def left(self, calls: int) -> None:

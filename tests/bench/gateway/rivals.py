@@ -1,4 +1,4 @@
-"""LiteLLM proxy and Portkey, installed into a scratch folder of their own where the package registries can be reached."""
+"""LiteLLM proxy and Portkey, installed into a scratch folder where the package registries can be reached."""
 
 import shutil
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 import msgspec
 from contenders import NotMeasured, SimpleServer
 
+# Pinned: figures stay comparable, and no compromised release is fetched by chance (litellm had some).
 LITELLM = "litellm[proxy]==1.102.4"
 PORTKEY = "@portkey-ai/gateway@1.15.2"
 INSTALL_TIMEOUT_S = 900
-"""Versions are pinned: figures stay comparable, and a compromised release is not fetched by chance (litellm had some)."""
 
 
 class LiteLlm(SimpleServer):

@@ -97,7 +97,7 @@ def agent_main(problem):
         "no_such_path": ask(f"{PROXY}/metrics"),
         "large_prompt": ask(
             f"{PROXY}/api/inference",
-            inference(messages=[{"role": "user", "content": "contract test: say hello " + "x" * 600_000}]),
+            inference(messages=[{"role": "user", "content": "contract test: say hello " + "x" * 1_200_000}]),
         ),
         "usage_after": ask(PROXY + usage_path),
     }

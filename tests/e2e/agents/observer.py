@@ -18,7 +18,14 @@ IMPORTED_AS = __name__
 MODULE_WHILE_IMPORTING = sys.modules.get(__name__)
 FILE_WHILE_IMPORTING = __file__
 ENVIRONMENT_WHILE_IMPORTING = dict(os.environ)
-PATCH = "diff --git a/NOTES.txt b/NOTES.txt\nnew file mode 100644\n--- /dev/null\n+++ b/NOTES.txt\n@@ -0,0 +1 @@\n+noted\n"
+PATCH = """\
+diff --git a/NOTES.txt b/NOTES.txt
+new file mode 100644
+--- /dev/null
++++ b/NOTES.txt
+@@ -0,0 +1 @@
++noted
+"""
 
 
 @dataclasses.dataclass
@@ -50,7 +57,9 @@ def repository() -> dict[str, object]:
         "remotes": git("remote"),
         "tags": git("tag"),
         "branches": len(git("branch", "--all").splitlines()),
-        "reflog_lines": len(git("reflog", "--all").splitlines()),
+        "other_commits_in_reflogs": sorted(
+            set(git("log", "--walk-reflogs", "--all", "--format=%H").split()) - {git("rev-parse", "HEAD")}
+        ),
         "stashes": git("stash", "list"),
         "unreachable": git("fsck", "--unreachable", "--no-reflogs", "--no-progress"),
         "status": git("status", "--porcelain"),
@@ -98,11 +107,11 @@ def agent_main(*arguments, **named):
         "argument_type": type(given).__name__,
         "argument_keys": sorted(given),
         "statement": given.get("problem_statement"),
-        "cwd": os.getcwd(),
-        "files": sorted(os.listdir()),
+        "cwd": str(Path.cwd()),
+        "files": sorted(path.name for path in Path().iterdir()),
         "agent_file_is_me": Path("agent.py").read_bytes() == Path(__file__).read_bytes(),
         "input": json.loads(Path("input.json").read_text("utf-8")),
-        "repo_files": sorted(os.listdir("repo")),
+        "repo_files": sorted(path.name for path in Path("repo").iterdir()),
         "environment": ENVIRONMENT_WHILE_IMPORTING,
         "seconds": SECONDS,
         "file": FILE_WHILE_IMPORTING,

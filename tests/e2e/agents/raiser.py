@@ -1,8 +1,9 @@
 """Raises in the middle of its work, and prints ``output.json`` when stdout is flushed after that was written."""
 
-import os
 import sys
 from pathlib import Path
+
+OUTPUT = Path("/sandbox/output.json")
 
 
 class ReadsOutput:
@@ -15,12 +16,12 @@ class ReadsOutput:
         return self._stream.write(text)
 
     def flush(self):
-        if os.path.exists("/sandbox/output.json"):
-            self._stream.write("\nOBSERVED " + Path("/sandbox/output.json").read_text() + "\n")
+        if OUTPUT.exists():
+            self._stream.write("\nOBSERVED " + OUTPUT.read_text() + "\n")
         self._stream.flush()
 
 
 def agent_main(problem):
     Path("repo/half.txt").write_text("half\n")
     sys.stdout = ReadsOutput(sys.stdout)
-    raise LookupError("it broke – hier")
+    raise LookupError("it broke: schön")

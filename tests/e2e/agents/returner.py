@@ -1,10 +1,18 @@
 """Returns a patch, and prints ``output.json`` when stdout is flushed after that was written."""
 
-import os
 import sys
 from pathlib import Path
 
-PATCH = "diff --git a/NOTES.txt b/NOTES.txt\nnew file mode 100644\n--- /dev/null\n+++ b/NOTES.txt\n@@ -0,0 +1 @@\n+noted\n"
+PATCH = """\
+diff --git a/NOTES.txt b/NOTES.txt
+new file mode 100644
+--- /dev/null
++++ b/NOTES.txt
+@@ -0,0 +1 @@
++noted
+"""
+
+OUTPUT = Path("/sandbox/output.json")
 
 
 class ReadsOutput:
@@ -17,8 +25,8 @@ class ReadsOutput:
         return self._stream.write(text)
 
     def flush(self):
-        if os.path.exists("/sandbox/output.json"):
-            self._stream.write("\nOBSERVED " + Path("/sandbox/output.json").read_text() + "\n")
+        if OUTPUT.exists():
+            self._stream.write("\nOBSERVED " + OUTPUT.read_text() + "\n")
         self._stream.flush()
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.delivery import HandlerPool, retry_delay_s
-from ridges.chassis.ports import DeliveryPolicy
+from ridges.chassis.ports import DeliveryPolicy, GiveBack
 from ridges.contracts.codec import encode
 from ridges.contracts.events import RunCancelled
 
@@ -78,4 +78,57 @@ async def test_a_worker_outlives_an_acknowledgement_that_fails(monkeypatch):
     async with asyncio.timeout(5):
         while told != ["done"]:  # noqa: ASYNC110 - the fake has no event to wait for
             await asyncio.sleep(0.01)
+    await pool.drain(1)
+
+
+async def test_a_message_that_is_given_back_comes_again_at_once_and_has_not_failed():
+    told = []
+    coming = asyncio.Queue()
+    coming.put_nowait(FakeDelivery(told))
+    coming.put_nowait(FakeDelivery(told))
+    handled = []
+
+    async def handle(_recorded):
+        handled.append(1)
+        if len(handled) == 1:
+            raise GiveBack
+
+    pool = HandlerPool("q", handle, DeliveryPolicy(max_deliver=1))
+    pool.start([coming.get])
+    async with asyncio.timeout(5):
+        while told != ["again", "done"]:  # noqa: ASYNC110 - the fake has no event to wait for
+            await asyncio.sleep(0.01)
+    await pool.drain(1)
+
+
+async def test_only_one_worker_asks_and_as_many_work_as_there_is_work_for():
+    told, at_work, most = [], [], []
+    coming = asyncio.Queue()
+    asking = []
+
+    async def fetch():
+        asking.append(1)
+        most.append(len(asking))
+        try:
+            return await coming.get()
+        finally:
+            asking.pop()
+
+    async def handle(_recorded):
+        at_work.append(1)
+        await asyncio.sleep(0.05)
+
+    pool = HandlerPool("q", handle, DeliveryPolicy(concurrency=3))
+    pool.start([fetch, fetch, fetch])
+    for position in range(1, 8):
+        delivery = FakeDelivery(told)
+        delivery.position = position
+        coming.put_nowait(delivery)
+    await asyncio.sleep(0.03)
+    assert len(at_work) == 3
+    async with asyncio.timeout(5):
+        while told != ["done"] * 7:  # noqa: ASYNC110 - the fake has no event to wait for
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.01)
+    assert (max(most), len(asking)) == (1, 1)
     await pool.drain(1)

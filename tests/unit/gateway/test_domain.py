@@ -152,7 +152,7 @@ prices = st.integers(0, 100_000_000_000)
     prompt=st.integers(0, 200_000),
     output=st.integers(0, 70_000),
     answers=st.integers(1, 4),
-    price=st.tuples(prices, prices, prices, prices),
+    price=st.tuples(prices, prices, prices, prices, prices),
 )
 def test_what_is_granted_always_fits(limit, tokens, used, prompt, output, answers, price):
     """Used, reserved and granted together stay within both limits, whatever was granted before."""

@@ -22,9 +22,11 @@ from unit.sandbox_manager.samples import (
 from ridges.chassis.blob_store import MemoryBlobStore
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.memory_store import MemoryEventStore
-from ridges.chassis.ports import EventStoreUnavailable, Recorded
+from ridges.chassis.ports import EventStoreUnavailable, GiveBack, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
+from ridges.sandbox_manager.admission import Admission, Want
+from ridges.sandbox_manager.capacity import FreeSpace
 from ridges.sandbox_manager.errors import ImageMissing, ProxyFailed, SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.handlers import Handlers
 from ridges.sandbox_manager.live import LiveSandboxes
@@ -79,10 +81,11 @@ class FakeProxies:
 
 
 class Scene:
-    def __init__(self, *ends, events=(), wait_s: float = 0.0, max_attempts: int = 3) -> None:
+    def __init__(self, *ends, events=(), wait_s: float = 0.0, max_attempts: int = 3, slots: int = 4, min_free_bytes=0):
         self.clock = SystemClock()
         self.store, self.blobs = MemoryEventStore(self.clock), MemoryBlobStore()
         self.sandbox, self.proxies, self.live = ToldSandbox(*ends), FakeProxies(), LiveSandboxes()
+        self.admission = Admission(slots, 1 << 40)
         self.history = [requested(), *events]
         self.handlers = Handlers(
             store=self.store,
@@ -93,6 +96,9 @@ class Scene:
             live=self.live,
             metrics=ManagerMetrics(CollectorRegistry()),
             patience=Patience(self.clock, wait_s),
+            admission=self.admission,
+            free_space=FreeSpace([Path("/")], min_free_bytes),
+            claim_s=0.05,
             manager_name="m",
             docker_image="image",
             max_attempts=max_attempts,
@@ -325,3 +331,62 @@ async def test_an_evaluation_lost_too_often_is_given_up():
 async def test_a_cancelled_run_is_not_evaluated():
     scene, asked = await judged(GRADED, events=[cancelled()])
     assert await scene.deliver(asked) == []
+
+
+async def test_without_a_free_slot_in_time_the_run_is_given_back_untouched():
+    scene = await Scene(PATCHED, slots=1).set()
+    async with scene.admission.place(Want(position=0), given_up=asyncio.Event(), wait_s=1):
+        with pytest.raises(GiveBack):
+            await scene.deliver()
+    assert [type(recorded.event) for recorded in await scene.store.read_run(RUN)] == [ev.RunRequested]
+    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted, ev.PatchProduced]
+
+
+async def test_a_run_cancelled_while_it_waits_is_done_with():
+    scene = await Scene(PATCHED, slots=1).set()
+    scene.handlers._claim_s = 60
+    async with scene.admission.place(Want(position=0), given_up=asyncio.Event(), wait_s=1):
+        waiting = asyncio.create_task(scene.deliver())
+        await asyncio.sleep(0.02)
+        assert scene.live.cancel(RUN) == 1
+        assert await asyncio.wait_for(waiting, 5) == []
+    assert (scene.sandbox.specs, scene.admission.waiting, scene.admission.at_work) == ([], 0, 0)
+
+
+async def test_an_attempt_that_another_manager_took_for_lost_ends_and_its_result_is_dropped():
+    scene = await Scene(PATCHED).set()
+    watching = asyncio.create_task(scene.handlers.watch_cancels(0))
+
+    async def while_overtaken(_spec, cancelled_event):
+        await scene.store.append(RUN, [started(2)])
+        await asyncio.wait_for(cancelled_event.wait(), 5)
+        return PATCHED
+
+    scene.sandbox.ends = [while_overtaken]
+    assert [event.attempt for event in await scene.deliver()] == [1, 2]
+    watching.cancel()
+
+
+async def test_a_full_disk_is_waited_for_and_then_named_as_ours():
+    scene = await Scene(PATCHED, wait_s=60, min_free_bytes=1 << 60).set()
+    with pytest.raises(SandboxUnavailable):
+        await scene.deliver()
+    scene.handlers._patience._wait_s = 0.0
+    (ended,) = await scene.deliver()
+    assert (ended.cause, ended.attempt) == (Cause.SANDBOX_UNAVAILABLE, 0)
+    assert "RIDGES_MIN_FREE_BYTES" in ended.detail
+
+
+async def test_the_live_log_of_a_sandbox_can_be_read_while_it_runs():
+    scene = await Scene(PATCHED).set()
+
+    async def talk(spec, _cancelled):
+        spec.on_log(0, b"hello")
+        live = scene.live.find(RUN, "agent")
+        assert (live.phase, live.technology, live.attempt) == ("running", "docker", 1)
+        assert live.tail.after(0) == ("hello", 5, 0)
+        return PATCHED
+
+    scene.sandbox.ends = [talk]
+    assert len(await scene.deliver()) == 2
+    assert scene.live.find(RUN, "agent") is None

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from ridges.chassis.ports import DeliveryPolicy, Handler, Recorded
+from ridges.chassis.ports import DeliveryPolicy, GiveBack, Handler, Recorded
 from ridges.contracts.codec import UndecodableEvent, decode
 
 log = structlog.get_logger(__name__)
@@ -43,21 +43,21 @@ Fetch = Callable[[], Awaitable[Delivery | None]]
 
 
 class HandlerPool:
-    """A running queue: ``concurrency`` workers, each takes a message only when it is free."""
+    """A running queue: up to ``concurrency`` workers. One is free and asks for a message; when it got one, the next."""
 
     def __init__(self, queue: str, handler: Handler, policy: DeliveryPolicy) -> None:
         self._queue, self._handler, self._policy = queue, handler, policy
-        self._workers: list[asyncio.Task[None]] = []
+        self._workers: set[asyncio.Task[None]] = set()
+        self._unused: list[Fetch] = []
+        self._asking = False
         self._stopping = asyncio.Event()
         self._in_hand: dict[int, Delivery] = {}
         """By position, the newest delivery of each message that is being handled."""
 
     def start(self, sources: list[Fetch]) -> None:
-        """One worker for each source."""
-        self._workers = [
-            asyncio.create_task(self._work(fetch), name=f"{self._queue}-{number}")
-            for number, fetch in enumerate(sources)
-        ]
+        """Each worker has a source of its own; no more workers than there is work for, and one that asks."""
+        self._unused = list(sources)
+        self._ask_for_more()
 
     def stop_fetching(self) -> None:
         self._stopping.set()
@@ -68,17 +68,33 @@ class HandlerPool:
             _, unfinished = await asyncio.wait(self._workers, timeout=timeout_s)
             for worker in unfinished:
                 worker.cancel()
-            await asyncio.gather(*self._workers, return_exceptions=True)
+            await asyncio.gather(*unfinished, return_exceptions=True)
+
+    def _ask_for_more(self) -> None:
+        if not self._asking and self._unused and not self._stopping.is_set():
+            self._asking = True
+            worker = asyncio.create_task(self._work(self._unused.pop()), name=self._queue)
+            self._workers.add(worker)
+            worker.add_done_callback(self._workers.discard)
 
     async def _work(self, fetch: Fetch) -> None:
+        """Comes with its place among those who ask; ends when another one asks already."""
         while not self._stopping.is_set():
             try:
-                delivery = await self._next(fetch)
+                try:
+                    delivery = await self._next(fetch)
+                finally:
+                    self._asking = False
                 if delivery is not None:
+                    self._ask_for_more()
                     await self._handle(delivery)
             except Exception as error:  # noqa: BLE001 - the message comes again; the worker must live to see it
                 log.warning("a message could not be settled, it will come again", queue=self._queue, error=repr(error))
                 await asyncio.sleep(UNSETTLED_PAUSE_S)
+            if self._asking:
+                break
+            self._asking = True
+        self._unused.append(fetch)
 
     async def _next(self, fetch: Fetch) -> Delivery | None:
         """The next message, or None when the queue stops."""
@@ -121,8 +137,11 @@ class HandlerPool:
         """Run the handler and settle the newest delivery of its message."""
         beating = asyncio.create_task(self._beat(recorded.position))
         failure: BaseException | None = None
+        given_back = False
         try:
             await self._handler(recorded)
+        except GiveBack:
+            given_back = True
         except asyncio.CancelledError as error:
             worker = asyncio.current_task()
             if worker is not None and worker.cancelling():
@@ -134,7 +153,9 @@ class HandlerPool:
         finally:
             beating.cancel()
         delivery = self._in_hand[recorded.position]
-        if failure is None:
+        if given_back:
+            await delivery.again(AT_ONCE)
+        elif failure is None:
             await delivery.done()
         else:
             await self._failed(delivery, failure, bound)

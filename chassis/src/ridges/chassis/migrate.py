@@ -11,10 +11,20 @@ from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis import settings
 from ridges.chassis.jetstream.connection import read_reply
-from ridges.chassis.jetstream.streams import EPOCH, EVENTS, LOG_OF_RECORD, RECORDED_HERE, STREAMS, differences
+from ridges.chassis.jetstream.streams import (
+    EPOCH,
+    EVENTS,
+    LOG_OF_RECORD,
+    RECORDED_HERE,
+    RECORDED_IN_KURRENTDB,
+    STREAMS,
+    differences,
+)
+from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
 
 REQUEST_TIMEOUT_S = 5.0
 PERSISTENCE_S = 60.0
+RETRY_PAUSE_S = 1.0
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,25 +38,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Its password."""
     stream_replicas: int = 1
     """Copies of each stream: 1 on a single server, 3 on a cluster."""
+    event_store_url: str | None = None
+    """KurrentDB, where it is the log of record (kurrentdb://…); the stream EVENTS is its mirror then."""
 
 
-async def declare_streams(nc: Client, replicas: int = 1) -> list[str]:
+async def declare_streams(nc: Client, replicas: int = 1, kurrentdb_epoch: str | None = None) -> list[str]:
     """Create what is missing and mend what is set otherwise; one line for each stream says what was done.
+
+    With an epoch of KurrentDB's log, the stream EVENTS is declared as the mirror of that log.
 
     Raises:
         APIError: the server refuses, for example a change of storage.
+        LogMismatch: the stream EVENTS belongs to another log.
     """
-    return [await _declare(nc, config | {"num_replicas": replicas}) for config in STREAMS]
+    identity = (
+        {LOG_OF_RECORD: RECORDED_IN_KURRENTDB, EPOCH: kurrentdb_epoch}
+        if kurrentdb_epoch
+        else {LOG_OF_RECORD: RECORDED_HERE}
+    )
+    return [await _declare(nc, config | {"num_replicas": replicas}, identity) for config in STREAMS]
 
 
-async def _declare(nc: Client, config: dict[str, Any]) -> str:
+async def _declare(nc: Client, config: dict[str, Any], identity: dict[str, str]) -> str:
     name = config["name"]
     try:
         found = (await _api(nc, f"STREAM.INFO.{name}"))["config"]
     except NotFoundError:
-        await _api(nc, f"STREAM.CREATE.{name}", _with_identity(config, {}))
+        await _api(nc, f"STREAM.CREATE.{name}", _with_identity(config, identity, {}))
         return f"{name}: created"
-    wanted = _with_identity(config, found.get("metadata") or {})
+    wanted = _with_identity(config, identity, found.get("metadata") or {})
     wrong = differences(found, wanted)
     if not wrong:
         return f"{name}: as it should be"
@@ -54,10 +74,16 @@ async def _declare(nc: Client, config: dict[str, Any]) -> str:
     return f"{name}: mended ({'; '.join(wrong)})"
 
 
-def _with_identity(config: dict[str, Any], metadata: dict[str, str]) -> dict[str, Any]:
+def _with_identity(config: dict[str, Any], identity: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
     if config["name"] != EVENTS["name"]:
         return config
-    return config | {"metadata": {LOG_OF_RECORD: RECORDED_HERE, EPOCH: str(uuid4())} | metadata}
+    for key, value in identity.items():
+        if metadata.get(key, value) != value:
+            raise LogMismatch(
+                f"the stream EVENTS says {key} = {metadata[key]!r}, the settings say {value!r}; mend "
+                "RIDGES_EVENT_STORE_URL, or copy the log first: `ridges ledger migrate`"
+            )
+    return config | {"metadata": {EPOCH: str(uuid4())} | identity | metadata}
 
 
 async def _api(nc: Client, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -82,10 +108,27 @@ async def _migrate(place: Settings) -> None:
             reconnect_time_wait=1,
         )
         try:
-            for line in await declare_streams(nc, place.stream_replicas):
+            epoch = await _kurrentdb_epoch(place.event_store_url) if place.event_store_url else None
+            for line in await declare_streams(nc, place.stream_replicas, epoch):
                 sys.stdout.write(line + "\n")
         finally:
             await nc.close()
+
+
+async def _kurrentdb_epoch(event_store_url: str) -> str:
+    from ridges.chassis.kurrent.connection import KurrentConnection  # noqa: PLC0415 - gRPC only where it is used
+    from ridges.chassis.kurrent.epoch import declared_epoch  # noqa: PLC0415
+
+    kurrent = KurrentConnection(event_store_url, "migrate")
+    try:
+        while True:
+            try:
+                return await declared_epoch(kurrent)
+            except EventStoreUnavailable as error:
+                sys.stderr.write(f"{error}; waiting for it\n")
+                await asyncio.sleep(RETRY_PAUSE_S)
+    finally:
+        await kurrent.close()
 
 
 def main() -> int:
@@ -97,8 +140,15 @@ def main() -> int:
         return 2
     try:
         asyncio.run(_migrate(place))
+    except settings.SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except (LogMismatch, EventRefused) as error:
+        sys.stderr.write(f"{error}\n")
+        return 3
     except TimeoutError:
-        sys.stderr.write(f"no NATS server with JetStream answered at {place.nats_url} for {PERSISTENCE_S:g} s\n")
+        told = "" if place.event_store_url is None else ", or KurrentDB did not"
+        sys.stderr.write(f"no NATS server with JetStream answered at {place.nats_url} for {PERSISTENCE_S:g} s{told}\n")
         return 3
     except APIError as error:
         sys.stderr.write(f"the NATS server at {place.nats_url} refuses a stream: {error.description}\n")

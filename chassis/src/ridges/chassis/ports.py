@@ -53,11 +53,15 @@ class LogMismatch(Exception):
     """The log is not the one this service is configured for, or its server does not keep what it acknowledges."""
 
 
+class GiveBack(Exception):
+    """Raised by a handler that does not get to its message: who asks next gets it, at once. This is no failure."""
+
+
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a queue treats its messages."""
 
     concurrency: int = 1
-    """Handlers at once; a message is fetched only when a handler is free."""
+    """Handlers at once, at most; one message is asked for at a time, and only when a handler is free."""
     ack_wait_s: float = 30.0
     """A consumer silent for so long loses its message to another; running handlers send heartbeats by themselves."""
     max_deliver: int = 5
@@ -66,7 +70,6 @@ class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Delay after the n-th failed delivery; the last one repeats."""
 
 
-DEFAULT_POLICY = DeliveryPolicy()
 DEFAULT_POLICY = DeliveryPolicy()
 
 Handler = Callable[[Recorded], Awaitable[None]]

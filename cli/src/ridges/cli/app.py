@@ -35,7 +35,7 @@ class CostDimension(StrEnum):
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-RunId = Annotated[str, typer.Argument(help="The run's id, or a unique start of it.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or a unique start of it.")]
 
 
 @app.command()
@@ -76,6 +76,7 @@ def runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     problem: Annotated[str | None, typer.Option(help="Only runs on this problem.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="The next_cursor of the page before.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List runs, newest first."""
@@ -83,7 +84,7 @@ def runs(
     from ridges.cli.system import system_for_reading
 
     with system_for_reading() as client:
-        page = client.runs(state=state, problem=problem, limit=limit)
+        page = client.runs(state=state, problem=problem, limit=limit, cursor=cursor)
     if as_json:
         render.json_document(page)
     else:
@@ -249,7 +250,8 @@ def problem_list(as_json: AsJson = False) -> None:
 
 @problem_app.command("check")
 def problem_check(
-    problem: Annotated[str | None, typer.Argument(help="Problem id; default: all.")] = None, as_json: AsJson = False
+    problem: Annotated[str | None, typer.Argument(metavar="PROBLEM", help="Problem id; default: all.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Prove that problems are sound: the reference patch passes, the empty one fails, repeats agree."""
     from ridges.cli import problem_check as check

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 import urllib.error
 import urllib.parse
@@ -14,37 +15,49 @@ import msgspec
 
 from ridges.cli.errors import CliError, Exit, UsageError
 from ridges.contracts import views
+from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.requests import RequestRun
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
+SILENT_S = 2.0
+"""After which the user hears why nothing happens."""
 
 
 class LedgerClient:
     """Blocking calls. A ledger that is away is asked again for half a minute: it may be restarting."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, patience_s: float = PATIENCE_S) -> None:
+        """Asks nothing yet.
+
+        Raises:
+            UsageError: not an HTTP address.
+
+        """
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"{url!r} is no address of a ledger; RIDGES_LEDGER_URL is like http://127.0.0.1:8100")
         self._url = url.rstrip("/")
         self._token = token or os.environ.get("RIDGES_API_TOKEN")
+        self._patience_s = patience_s
 
     def request_run(self, request: RequestRun) -> views.RunDetail:
         return self._decode(self._call("POST", "/v1/runs", msgspec.json.encode(request)), views.RunDetail)
 
     def run(self, run_id: str) -> views.RunDetail:
-        return self._decode(self._call("GET", f"/v1/runs/{urllib.parse.quote(run_id)}"), views.RunDetail)
+        return self._decode(self._call("GET", _path_of(run_id)), views.RunDetail)
 
     def runs(self, **filters: str | int | None) -> views.RunList:
         return self._decode(self._call("GET", "/v1/runs?" + _query(filters)), views.RunList)
 
     def events(self, run_id: str) -> list[views.EventRow]:
-        return self._decode(self._call("GET", f"/v1/runs/{urllib.parse.quote(run_id)}/events"), list[views.EventRow])
+        return self._decode(self._call("GET", f"{_path_of(run_id)}/events"), list[views.EventRow])
 
     def log(self, run_id: str) -> str:
-        return self._call("GET", f"/v1/runs/{urllib.parse.quote(run_id)}/log").decode("utf-8", "replace")
+        return self._call("GET", f"{_path_of(run_id)}/log").decode("utf-8", "replace")
 
     def cancel(self, run_id: str, reason: str) -> views.RunDetail:
         body = msgspec.json.encode({"reason": reason})
-        return self._decode(self._call("POST", f"/v1/runs/{urllib.parse.quote(run_id)}/cancel", body), views.RunDetail)
+        return self._decode(self._call("POST", f"{_path_of(run_id)}/cancel", body), views.RunDetail)
 
     def costs(self, by: str) -> views.CostReport:
         return self._decode(self._call("GET", "/v1/costs?" + _query({"by": by})), views.CostReport)
@@ -60,17 +73,20 @@ class LedgerClient:
 
     def follow(self, run_id: str) -> Iterator[views.RunRow]:
         """The run after each of its events, until it ended. Reconnects when the stream breaks."""
-        give_up = time.monotonic() + PATIENCE_S
+        waiting = _Waiting(self._url, self._patience_s)
         while True:
             try:
-                for row in self._stream(f"/v1/runs/{urllib.parse.quote(run_id)}/stream"):
-                    give_up = time.monotonic() + PATIENCE_S
+                for row in self._stream(f"{_path_of(run_id)}/stream"):
+                    waiting = _Waiting(self._url, self._patience_s)
                     yield row
-                    if row.state in ("finished", "error"):
+                    if row.state in ENDED:
                         return
+            except urllib.error.HTTPError as error:
+                if error.code != 503:
+                    raise _error_of(error) from error
+                waiting.after(error)
             except (OSError, HTTPException) as error:
-                if time.monotonic() > give_up:
-                    raise _away(self._url, error) from error
+                waiting.after(error)
             time.sleep(0.2)
 
     def _stream(self, path: str) -> Iterator[views.RunRow]:
@@ -84,18 +100,18 @@ class LedgerClient:
                     yield self._decode(text[5:].strip().encode(), views.RunRow)
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
-        give_up = time.monotonic() + PATIENCE_S
+        waiting = _Waiting(self._url, self._patience_s)
         while True:
             try:
                 with self._open(method, path, body, timeout_s=60) as response:
                     return response.read()
             except urllib.error.HTTPError as error:
                 answer = _error_of(error)
-                if error.code != 503 or time.monotonic() > give_up:
+                if error.code != 503 or waiting.is_over:
                     raise answer from error
+                waiting.after(answer)
             except (OSError, HTTPException) as error:
-                if time.monotonic() > give_up:
-                    raise _away(self._url, error) from error
+                waiting.after(error)
             time.sleep(0.25)
 
     def _open(self, method: str, path: str, body: bytes | None, timeout_s: float) -> HTTPResponse:
@@ -116,6 +132,46 @@ class LedgerClient:
             ) from error
 
 
+class _Waiting:
+    """For a ledger that does not answer: told once, and not for ever."""
+
+    def __init__(self, url: str, patience_s: float) -> None:
+        self._url, self._patience_s = url, patience_s
+        self._since = time.monotonic()
+        self._said = False
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() - self._since > self._patience_s
+
+    def after(self, error: Exception) -> None:
+        """Returns when it is worth another try.
+
+        Raises:
+            CliError: it is not.
+
+        """
+        if self.is_over:
+            raise CliError(
+                f"no ledger answers at {self._url} ({error}); start one with `ridges up`, or set RIDGES_LEDGER_URL"
+            ) from error
+        if not self._said and time.monotonic() - self._since > SILENT_S:
+            self._said = True
+            print(f"no answer from {self._url} ({error}); trying for {self._patience_s:.0f} s …", file=sys.stderr)
+
+
+def _path_of(run_id: str) -> str:
+    """The path of a run.
+
+    Raises:
+        UsageError: the id is empty, which would be the path of all runs.
+
+    """
+    if not run_id.strip():
+        raise UsageError("the run id is empty; `ridges runs` lists them")
+    return f"/v1/runs/{urllib.parse.quote(run_id, safe='')}"
+
+
 def _query(fields: dict[str, str | int | None]) -> str:
     return urllib.parse.urlencode({name: value for name, value in fields.items() if value is not None})
 
@@ -129,7 +185,3 @@ def _error_of(error: urllib.error.HTTPError) -> CliError:
     if error.code < 500:
         return UsageError(detail)
     return CliError(f"the ledger failed ({error.code}): {detail}", Exit.OUR_FAULT)
-
-
-def _away(url: str, error: Exception) -> CliError:
-    return CliError(f"no ledger answers at {url} ({error}); start the system with `ridges up` or set RIDGES_LEDGER_URL")

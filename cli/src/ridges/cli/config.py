@@ -6,22 +6,25 @@ The gateway reads the ``[[provider]]`` tables of the same file; their contents a
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from ridges.cli.errors import UsageError
 
 CONFIG_FILE = "ridges.toml"
 SandboxChoice = Literal["auto", "docker", "bubblewrap", "process"]
+Slots = Annotated[int, Meta(ge=1, le=256)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
 class SandboxSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[sandbox]``"""
 
     default: SandboxChoice = "auto"
-    slots: int | None = None
-    """Agent sandboxes at once; default: twice the cores."""
+    slots: Slots | None = None
+    """Agent sandboxes at once; default: two per core, fewer where memory is short."""
     image: str | None = None
     agent_python: str | None = None
 
@@ -35,11 +38,11 @@ class ProblemsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 class PortsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[ports]``: fixed ports on 127.0.0.1; absent = a free one."""
 
-    nats: int | None = None
-    ledger: int | None = None
-    gateway: int | None = None
-    sandbox_manager: int | None = None
-    evaluator: int | None = None
+    nats: Port | None = None
+    ledger: Port | None = None
+    gateway: Port | None = None
+    sandbox_manager: Port | None = None
+    evaluator: Port | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

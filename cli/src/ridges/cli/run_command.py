@@ -8,7 +8,7 @@ from ridges.cli.errors import CliError, Exit, UsageError
 from ridges.cli.progress import RunsProgress
 from ridges.cli.system import any_system, say
 from ridges.contracts.events import InferenceRefused
-from ridges.contracts.faults import Fault
+from ridges.contracts.faults import Cause, Fault
 from ridges.contracts.lifecycle import RunState
 from ridges.contracts.requests import AGENT_MAX_BYTES, RequestedLimits, RequestRun
 from ridges.contracts.views import RunDetail
@@ -73,10 +73,10 @@ def exit_code(run: RunDetail, *, out_of_budget: bool) -> Exit:
     """The exit code that tells how the run ended."""
     if run.verdict == "resolved":
         return Exit.RESOLVED
-    if out_of_budget:
-        return Exit.BUDGET_SPENT
     if run.state is RunState.ERROR and run.fault in OUR_FAULTS:
         return Exit.OUR_FAULT
+    if out_of_budget or run.cause is Cause.BUDGET_SPENT:
+        return Exit.BUDGET_SPENT
     return Exit.NOT_RESOLVED
 
 

@@ -71,6 +71,8 @@ class RunRequested(Event, frozen=True, kw_only=True, tag="RunRequested"):
     batch_id: str | None = None
     requested_by: str | None = None
     idempotency_key: str | None = None
+    priority: int = 0
+    """Of the runs that wait, those with a higher one start first."""
 
 
 class RunCancelled(Event, frozen=True, kw_only=True, tag="RunCancelled"):
@@ -229,6 +231,14 @@ class InferenceReserved(Event, frozen=True, kw_only=True, tag="InferenceReserved
     tokens: int
     """Most tokens the call can use, all kinds."""
     idempotency_key: str | None = None
+    idempotency_digest: str | None = None
+    """Digest of the request that the key stands for: another request under the same key is refused."""
+    gateway: str | None = None
+    """Name of the gateway that makes the call. One that is started again settles what it left open."""
+    prompt_tokens: int | None = None
+    """The part of ``tokens`` that is set aside for the prompt."""
+    price: TokenPrice | None = None
+    """The price that the worst case was computed with."""
 
 
 class InferenceAttempt(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,6 +9,8 @@ from ridges.contracts.money import NANO_PER_USD, NanoUsd
 
 MIB = 1024 * 1024
 Seconds = Annotated[int, Meta(ge=1, le=86_400)]
+Priority = Annotated[int, Meta(ge=-100, le=100)]
+"""Runs with a higher one start first; 0 is ordinary."""
 
 
 class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +22,8 @@ class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Sum of all token kinds."""
     max_concurrency: Annotated[int, Meta(ge=1, le=1_000)] = 32
     """Model calls of one run in flight at once."""
+    max_requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    """Calls that may begin within any 60 seconds; null = as many as come."""
 
 
 class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,24 +6,25 @@ import msgspec
 from msgspec import Meta
 
 from ridges.contracts.blobs import BlobRef
-from ridges.contracts.limits import SandboxLimits
+from ridges.contracts.limits import Priority, SandboxLimits
 
 AGENT_MAX_BYTES = 2 * 1024 * 1024
 
 
-class RequestedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RequestedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Limits a user may set; what is absent comes from the problem, then from the defaults in ``limits``."""
 
     max_cost_usd: Annotated[str, Meta(pattern=r"^\d{1,7}(\.\d{1,9})?$")] | None = None
     """Decimal text, e.g. ``1.00``."""
     max_requests: Annotated[int, Meta(ge=0)] | None = None
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
     agent_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     evaluation_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     sandbox: SandboxLimits | None = None
 
 
-class RequestRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RequestRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask for one run of one agent on one problem. Exactly one of ``agent_source`` and ``agent`` is given."""
 
     problem: str
@@ -40,9 +41,11 @@ class RequestRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     sandbox: Literal["auto", "docker", "bubblewrap", "process"] = "auto"
     batch_id: Annotated[str, Meta(max_length=200)] | None = None
     requested_by: Annotated[str, Meta(max_length=200)] | None = None
+    priority: Priority = 0
+    """-100 to 100: of the runs that wait, those with a higher one start first."""
 
 
-class CancelRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CancelRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """Ask for the end of a run."""
 
     run_id: str

@@ -37,6 +37,13 @@ class TokenPrice(msgspec.Struct, frozen=True, kw_only=True):
     output: NanoUsd
     cached_input: NanoUsd
     reasoning: NanoUsd
+    per_second: NanoUsd = 0
+    """Nano-USD per second of the provider's work, for embedding models that are sold by time."""
+
+
+def time_cost_nano_usd(milliseconds: int, price: TokenPrice) -> int:
+    """What the time costs in nano-USD, rounded up; 0 for models that are sold by token."""
+    return -(-milliseconds * price.per_second // 1000)
 
 
 def cost_nano_usd(usage: TokenUsage, price: TokenPrice) -> int:

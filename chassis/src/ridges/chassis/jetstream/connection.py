@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 
+from ridges.chassis.jetstream.streams import RECORDED_HERE
 from ridges.chassis.jetstream.verify import NotYet, verified_epoch
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
 
@@ -38,13 +39,16 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     password: str | None = None
     allow_lossy: bool = False
+    log_of_record: str = RECORDED_HERE
 
 
 class Connection:
     """One NATS client after another, until ``close``."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, also_verify: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """``also_verify`` is asked with the log's epoch before it counts as ready. It may raise NotYet, LogMismatch."""
         self.place = place
+        self._also_verify = also_verify
         self.epoch: str | None = None
         self.reconnected: set[Callable[[], None]] = set()
         """Called each time the log is there again after it was away."""
@@ -140,14 +144,14 @@ class Connection:
             EventStoreUnavailable: the patience ended.
         """
         deadline = time.monotonic() + patience_s
-        reason = self._trouble
+        reason = ""
         while (left_s := deadline - time.monotonic()) > 0:
             try:
                 async with asyncio.timeout(left_s):
                     await self.ready()
                     return await attempt()
             except TimeoutError:
-                reason = self._trouble if not self._settled.is_set() else f"no answer from {self.place.url}"
+                reason = self._trouble if not self._settled.is_set() else reason or f"no answer from {self.place.url}"
             except PERMANENT as error:
                 raise EventRefused(f"{what}: {error}") from error
             except (ServiceUnavailableError, ServerError) as error:
@@ -219,7 +223,7 @@ class Connection:
             if client.is_connected and not self._settled.is_set():
                 losses = self._losses
                 try:
-                    epoch = await verified_epoch(self.api, self.place.monitor_url, allow_lossy=self.place.allow_lossy)
+                    epoch = await self._verified()
                 except (NotYet, APIError, errors.Error, OSError, EventStoreUnavailable) as error:
                     self._trouble = str(error) or f"no answer from {self.place.url}"
                     await asyncio.sleep(VERIFY_PAUSE_S)
@@ -231,6 +235,15 @@ class Connection:
                     self._become_ready()
                 continue
             await self._changed.wait()
+
+    async def _verified(self) -> str:
+        place = self.place
+        epoch = await verified_epoch(
+            self.api, place.monitor_url, allow_lossy=place.allow_lossy, log_of_record=place.log_of_record
+        )
+        if self._also_verify is not None:
+            await self._also_verify(epoch)
+        return epoch
 
     def _compare(self, epoch: str) -> None:
         if self.epoch not in (None, epoch):

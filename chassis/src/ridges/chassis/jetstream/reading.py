@@ -24,6 +24,7 @@ class Stored(msgspec.Struct, frozen=True):
     subject: str
     content: bytes
     event_id: str | None
+    headers: dict[str, str]
 
 
 class DeliveryFacts(msgspec.Struct, frozen=True):
@@ -109,4 +110,6 @@ async def _collect(
 
 
 def _stored(message: Msg, headers: dict[str, str]) -> Stored:
-    return Stored(int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data, headers.get("Nats-Msg-Id"))
+    return Stored(
+        int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data, headers.get("Nats-Msg-Id"), headers
+    )

@@ -166,7 +166,13 @@ async def open_event_store(
             ``async with`` is cancelled, so that a service ends with the reason.
     """
     place = Place(url=url, name=name, monitor_url=monitor_url, user=user, password=password, allow_lossy=allow_lossy)
-    connection = Connection(place)
+    async with opened(Connection(place)) as store:
+        yield store
+
+
+@asynccontextmanager
+async def opened(connection: Connection) -> AsyncIterator[JetStreamEventStore]:
+    """See ``open_event_store``."""
     body = asyncio.current_task()
     try:
         await connection.open(ENTER_WAIT_S)

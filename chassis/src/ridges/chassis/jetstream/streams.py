@@ -17,6 +17,8 @@ KIB = 1024
 LOG_OF_RECORD = "log_of_record"
 """Metadata of the stream EVENTS: which store is the truth."""
 RECORDED_HERE = "jetstream"
+RECORDED_IN_KURRENTDB = "kurrentdb"
+"""Then the stream EVENTS is a mirror, written by the relay alone."""
 EPOCH = "epoch"
 """Metadata of the stream EVENTS: changes when the log is started anew; positions of the old one mean nothing then."""
 

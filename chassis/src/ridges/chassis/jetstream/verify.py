@@ -20,7 +20,9 @@ class NotYet(Exception):
     """What is missing may still come: ask again."""
 
 
-async def verified_epoch(api: Api, monitor_url: str | None, *, allow_lossy: bool) -> str:
+async def verified_epoch(
+    api: Api, monitor_url: str | None, *, allow_lossy: bool, log_of_record: str = RECORDED_HERE
+) -> str:
     """The epoch of the log.
 
     Raises:
@@ -37,10 +39,10 @@ async def verified_epoch(api: Api, monitor_url: str | None, *, allow_lossy: bool
         raise LogMismatch(f"the stream {EVENTS_STREAM} is set wrong ({'; '.join(wrong)}); mend it: {MIGRATE}")
     metadata = config.get("metadata") or {}
     record = metadata.get(LOG_OF_RECORD)
-    if record != RECORDED_HERE:
+    if record != log_of_record:
         raise LogMismatch(
-            f"the log of record is {record!r}, this service is configured for {RECORDED_HERE!r}; mend the event store "
-            f"setting, or, when the stream is new, run: {MIGRATE}"
+            f"the log of record is {record!r}, this service is configured for {log_of_record!r}; mend the event store "
+            f"setting (RIDGES_EVENT_STORE_URL), or, when the stream is new, run: {MIGRATE}"
         )
     if not allow_lossy:
         await _check_sync(monitor_url)

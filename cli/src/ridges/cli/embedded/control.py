@@ -17,6 +17,7 @@ from ridges.cli.errors import CliError
 
 START_PATIENCE_S = 75.0
 STOP_PATIENCE_S = 90.0
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def start(state: StateDir, sandbox: str | None = None, say: Callable[[str], None] = lambda _: None) -> SystemState:
@@ -93,7 +94,7 @@ def stop(state: StateDir) -> bool:
 def running(state: StateDir, sandbox: str | None, say: Callable[[str], None]) -> Iterator[SystemState]:
     """The running system, started if need be. The last user stops it, unless `ridges up` asked it to stay."""
     state.create()
-    with (state.path / "users").open("ab") as users:
+    with state.users.open("ab") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             yield start(state, sandbox, say)
@@ -103,18 +104,22 @@ def running(state: StateDir, sandbox: str | None, say: Callable[[str], None]) ->
 
 
 def _stop_if_last(state: StateDir, users: IO[bytes]) -> None:
-    try:
-        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    for _ in range(2):  # the supervisor, too, holds the lock for a moment when it looks whether it has users
+        try:
+            fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+            continue
+        if not state.stays_up:
+            stop(state)
         return
-    if not state.stays_up:
-        stop(state)
 
 
 @contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in INTERRUPTS}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -124,8 +124,9 @@ def _manager_environment(config: Config, state: StateDir, gateway_url: str, sand
         "RIDGES_GATEWAY_URL": gateway_url,
         "RIDGES_RUN_TOKEN_KEY": state.run_token_key(),
         "RIDGES_MANAGER_NAME": "embedded-" + state.secret("installation_id")[:12],
-        "RIDGES_SLOTS": str(config.sandbox.slots or 2 * (os.cpu_count() or 1)),
     }
+    if config.sandbox.slots:
+        env["RIDGES_SLOTS"] = str(config.sandbox.slots)
     if config.sandbox.image:
         env["RIDGES_AGENT_IMAGE"] = config.sandbox.image
     if interpreter := agent_environment(config, state.root):

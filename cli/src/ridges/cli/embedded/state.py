@@ -49,6 +49,11 @@ class StateDir:
         return self.path / "nats"
 
     @property
+    def users(self) -> Path:
+        """Every command that needs the system holds a shared lock on this file."""
+        return self.path / "users"
+
+    @property
     def stays_up(self) -> bool:
         """Whether `ridges up` asked the system to stay when its users are gone."""
         return (self.path / "stay_up").exists()
@@ -59,6 +64,18 @@ class StateDir:
             marker.touch()
         else:
             marker.unlink(missing_ok=True)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether no command uses the system and nobody asked it to stay: its users were killed."""
+        if self.stays_up:
+            return False
+        with self.users.open("ab") as users:
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
 
     @contextlib.contextmanager
     def staying_up(self) -> Iterator[None]:

@@ -26,6 +26,7 @@ START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 LONGEST_BACKOFF_S = 10.0
 STEADY_AFTER_S = 30.0
+ABANDONED_AFTER_S = 5.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -139,7 +140,7 @@ class Supervisor:
         self._started_at = datetime.now(UTC)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Runs the system until ``stop``.
+        """Runs the system until ``stop``, or until its last user was killed.
 
         Raises:
             CliError: it could not be started; everything that was started is stopped.
@@ -149,10 +150,12 @@ class Supervisor:
         try:
             await self._start()
             self._write("ready", "")
-            while not stop.is_set():
+            used_at = time.monotonic()
+            while not stop.is_set() and time.monotonic() - used_at < ABANDONED_AFTER_S:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 1.0)
                 self._write("ready", "")
+                used_at = used_at if self._state.abandoned else time.monotonic()
         except CliError as error:
             failure = error
         self._write("stopping" if failure is None else "failed", str(failure or ""))

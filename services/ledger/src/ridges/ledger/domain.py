@@ -125,6 +125,7 @@ def decide_run(
         batch_id=request.batch_id,
         requested_by=request.requested_by,
         idempotency_key=idempotency_key,
+        priority=request.priority,
     )
 
 
@@ -152,6 +153,7 @@ def decide_limits(asked: RequestedLimits, problem: ProblemPublished) -> RunLimit
             max_cost_nano_usd=cost,
             max_requests=_first(asked.max_requests, model.max_requests),
             max_tokens=_first(asked.max_tokens, model.max_tokens),
+            max_requests_per_minute=asked.max_requests_per_minute,
         ),
         sandbox=sandbox,
         agent_timeout_s=_first(asked.agent_timeout_s, problem.agent_timeout_s, default.agent_timeout_s),
@@ -206,6 +208,7 @@ def _granted(asked: RequestedLimits, limits: RunLimits) -> bool:
             (None if asked.max_cost_usd is None else nano_usd(asked.max_cost_usd), limits.model.max_cost_nano_usd),
             (asked.max_requests, limits.model.max_requests),
             (asked.max_tokens, limits.model.max_tokens),
+            (asked.max_requests_per_minute, limits.model.max_requests_per_minute),
             (asked.agent_timeout_s, limits.agent_timeout_s),
             (asked.evaluation_timeout_s, limits.evaluation_timeout_s),
             (asked.sandbox, limits.sandbox),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import NoReturn
 
 import msgspec
@@ -15,10 +16,13 @@ from ridges.chassis.blob_store import open_blob_store
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.health import health_handlers
 from ridges.chassis.jetstream import open_event_store
-from ridges.chassis.ports import BlobStore, DeliveryPolicy, EventStore, EventStoreUnavailable
+from ridges.chassis.ports import DeliveryPolicy, EventStore, EventStoreUnavailable
+from ridges.chassis.problems_http import exception_handlers
 from ridges.contracts.events import EvaluationRequested, RunRequested
+from ridges.sandbox_manager.admission import Admission
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
+from ridges.sandbox_manager.capacity import Capacity, FreeSpace, capacity_of, this_machine
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
 from ridges.sandbox_manager.errors import SettingRefused, StateDirTaken
 from ridges.sandbox_manager.handlers import Handlers
@@ -27,6 +31,7 @@ from ridges.sandbox_manager.metrics import ManagerMetrics
 from ridges.sandbox_manager.mishaps import Patience
 from ridges.sandbox_manager.ports import Sandbox
 from ridges.sandbox_manager.proxy import NginxProxies, find_nginx, make_runtime_dir
+from ridges.sandbox_manager.routes import live_router
 from ridges.sandbox_manager.settings import ManagerSettings
 from ridges.sandbox_manager.state_dir import own_state_dir
 from ridges.sandbox_manager.sweeper import Sweeper
@@ -80,6 +85,12 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
     runtime_dir = make_runtime_dir(state_dir, installation, only_state_dir=chosen.host_state_dir is not None)
     host_path = HostPath(state_dir, chosen.host_state_dir) if chosen.host_state_dir else None
     clock, live, metrics = SystemClock(), LiveSandboxes(), ManagerMetrics()
+    capacity = capacity_of(this_machine(), chosen)
+    admission = Admission(capacity.slots, capacity.memory_bytes)
+    metrics.slots("agent", capacity.slots)
+    metrics.slots("evaluation", capacity.evaluation_slots)
+    metrics.waiting(lambda: admission.waiting)
+    free_space = FreeSpace(disk_folders(chosen), chosen.min_free_bytes)
     docker = DockerSandbox(
         owner=installation,
         default_image=chosen.agent_image,
@@ -104,12 +115,26 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         live=live,
         metrics=metrics,
         patience=Patience(clock, chosen.sandbox_wait_s),
+        admission=admission,
+        free_space=free_space,
+        claim_s=chosen.claim_s,
         manager_name=chosen.manager_name,
         docker_image=chosen.agent_image,
         max_attempts=chosen.max_attempts,
     )
     try:
-        yield Service(chosen, store, blobs, technologies, handlers, Sweeper(technologies, proxies, live, metrics))
+        checks = {
+            "event log": store.ping,
+            "blobs": blobs.ping,
+            "sandbox": technologies.check,
+            "disk": free_space.check,
+        }
+        http = Litestar(
+            [*health_handlers(NAME, checks), live_router(live, chosen.api_token)],
+            openapi_config=None,
+            exception_handlers=exception_handlers,
+        )
+        yield Service(chosen, capacity, store, admission, handlers, Sweeper(technologies, proxies, live, metrics), http)
     finally:
         await docker.close()
         if runtime_dir.parent != state_dir:
@@ -126,20 +151,29 @@ def adapters(chosen: ManagerSettings, docker: DockerSandbox) -> dict[str, Sandbo
     return found
 
 
+def disk_folders(chosen: ManagerSettings) -> list[Path]:
+    """Where this manager and its blobs fill disks of this machine."""
+    folders = [chosen.state_dir.absolute()]
+    if chosen.blobs_url.startswith("file://"):
+        folders.append(Path(chosen.blobs_url.removeprefix("file://")))
+    return folders
+
+
 class Service:
     """The manager at work."""
 
     def __init__(
         self,
         chosen: ManagerSettings,
+        capacity: Capacity,
         store: EventStore,
-        blobs: BlobStore,
-        technologies: Technologies,
+        admission: Admission,
         handlers: Handlers,
         sweeper: Sweeper,
+        http: Litestar,
     ) -> None:
-        self._chosen, self._store, self._blobs = chosen, store, blobs
-        self._technologies, self._handlers, self._sweeper = technologies, handlers, sweeper
+        self._chosen, self._capacity, self._store = chosen, capacity, store
+        self._admission, self._handlers, self._sweeper, self._http = admission, handlers, sweeper, http
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
         self._consuming = False
@@ -147,7 +181,7 @@ class Service:
     async def serve(self) -> None:
         """Until SIGTERM: then no new runs, those at work may end, the rest goes back to the queue."""
         await serving.serve(
-            self.http(),
+            self._http,
             host=self._chosen.http_host,
             port=self._chosen.http_port,
             background=(self.work, lambda: self._sweeper.keep_sweeping(self._chosen.sweep_interval_s)),
@@ -155,22 +189,17 @@ class Service:
             drain_timeout_s=self._chosen.drain_timeout_s + _CLEAN_UP_S,
         )
 
-    def http(self) -> Litestar:
-        """/livez, /readyz, /metrics."""
-        checks = {"event log": self._store.ping, "blobs": self._blobs.ping, "sandbox": self._technologies.check}
-        return Litestar(health_handlers(NAME, checks), openapi_config=None)
-
     async def work(self) -> None:
         """Takes requests until ``drain``."""
         after = await self._end_of_log()
         watching = asyncio.create_task(self._handlers.watch_cancels(after))
         policy = DeliveryPolicy(ack_wait_s=self._chosen.ack_wait_s, max_deliver=_MANY, retry_delays_s=_RETRY_DELAYS_S)
-        slots = msgspec.structs.replace(policy, concurrency=self._chosen.slots)
-        evaluation_slots = msgspec.structs.replace(policy, concurrency=self._chosen.evaluation_slots)
+        claims = msgspec.structs.replace(policy, concurrency=self._capacity.slots + self._chosen.claim_ahead)
+        evaluation_slots = msgspec.structs.replace(policy, concurrency=self._capacity.evaluation_slots)
         consume = self._store.consume
         self._consuming = True
         async with (
-            consume(AGENTS_QUEUE, [RunRequested], self._handlers.run_agent, slots) as agents,
+            consume(AGENTS_QUEUE, [RunRequested], self._handlers.run_agent, claims) as agents,
             consume(EVALUATIONS_QUEUE, [EvaluationRequested], self._handlers.run_evaluation, evaluation_slots) as evals,
         ):
             draining = asyncio.create_task(self._draining.wait())
@@ -179,6 +208,8 @@ class Service:
                 if watching.done():
                     watching.result()
                 timeout_s = self._chosen.drain_timeout_s
+                agents.stop_fetching()
+                self._admission.close()
                 await asyncio.gather(agents.drain(timeout_s), evals.drain(timeout_s))
             finally:
                 draining.cancel()

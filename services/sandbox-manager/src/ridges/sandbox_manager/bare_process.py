@@ -78,7 +78,6 @@ class BareProcessSandbox:
                 finally:
                     watching.cancel()
                     await asyncio.gather(watching, return_exceptions=True)
-                    _kill_marked(lambda found: str(found) == mark, spare=supervisor.pid)
                 if not reply.complete:
                     raise SandboxFailed(spec.run_id, f"it ended without a result {supervisor.complaints}".strip())
         exit_ = reply.exit(Measured(peak_memory_bytes=usage.peak_bytes or None))
@@ -113,6 +112,7 @@ class BareProcessSandbox:
         try:
             yield mark, root
         finally:
+            _kill_marked(lambda found: str(found) == mark)
             await asyncio.shield(asyncio.to_thread(_remove, root))
 
 
@@ -130,7 +130,7 @@ def _relocated(spec: SandboxSpec, workspace: Path) -> SandboxSpec:
     )
 
 
-def _kill_marked(wanted: Callable[[Mark], bool], spare: int | None = None) -> int:
+def _kill_marked(wanted: Callable[[Mark], bool]) -> int:
     """Kill every process whose environment carries a wanted mark; how many there were."""
     killed = 0
     for directory in Path("/proc").glob("[0-9]*"):
@@ -141,7 +141,7 @@ def _kill_marked(wanted: Callable[[Mark], bool], spare: int | None = None) -> in
         for variable in variables:
             name, _, value = variable.partition(b"=")
             mark = Mark.read(value.decode("ascii", "replace")) if name == _MARK_VARIABLE.encode() else None
-            if mark and wanted(mark) and int(directory.name) != spare:
+            if mark and wanted(mark):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(directory.name), signal.SIGKILL)
                 killed += 1

@@ -51,7 +51,7 @@ def command_env(spec: SandboxSpec, image: Image) -> dict[str, str]:
 
 def command_rlimits(limits: SandboxLimits) -> dict[str, int]:
     """Never NPROC: it counts processes of the uid over the whole host."""
-    return {"NOFILE": MAX_OPEN_FILES, "CORE": 0, "FSIZE": limits.disk_bytes}
+    return {"NOFILE": MAX_OPEN_FILES, "CORE": 0, "FSIZE": limits.disk_bytes, "MSGQUEUE": 0}
 
 
 def container_config(
@@ -140,6 +140,7 @@ def _temporary_file_systems(limits: SandboxLimits, image: Image) -> dict[str, st
     return stray | {
         WORKSPACE: f"{owned},size={half}",
         HOME: f"{owned},size={eighth}",
+        "/dev/mqueue": "ro,noexec,nosuid,nodev,size=4096",
         "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={quarter}",  # noqa: S108 - the sandbox's own
     }
 

@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 import structlog
 
-from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable, Recorded
+from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable, GiveBack, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
+from ridges.sandbox_manager.admission import Admission, Want
 from ridges.sandbox_manager.agent_sandbox import AgentInputs, agent_spec, evaluation_spec
+from ridges.sandbox_manager.capacity import FreeSpace
 from ridges.sandbox_manager.deciding import append_decided
 from ridges.sandbox_manager.domain import (
     GiveUp,
@@ -23,7 +26,7 @@ from ridges.sandbox_manager.domain import (
     still_ours,
 )
 from ridges.sandbox_manager.inside import agent_runner_source
-from ridges.sandbox_manager.live import LiveSandbox, LiveSandboxes
+from ridges.sandbox_manager.live import Kind, LiveSandbox, LiveSandboxes
 from ridges.sandbox_manager.metrics import ManagerMetrics
 from ridges.sandbox_manager.mishaps import Patience, mishap_of
 from ridges.sandbox_manager.outcomes import outcome_of, plain
@@ -54,6 +57,9 @@ class Handlers:
         live: LiveSandboxes,
         metrics: ManagerMetrics,
         patience: Patience,
+        admission: Admission,
+        free_space: FreeSpace,
+        claim_s: float,
         manager_name: str,
         docker_image: str,
         max_attempts: int,
@@ -61,20 +67,28 @@ class Handlers:
         self._store, self._blobs, self._clock = store, blobs, clock
         self._technologies, self._proxies, self._live = technologies, proxies, live
         self._metrics, self._patience = metrics, patience
+        self._admission, self._free_space, self._claim_s = admission, free_space, claim_s
         self._manager_name, self._docker_image, self._max_attempts = manager_name, docker_image, max_attempts
         self._runner = agent_runner_source()
 
     async def run_agent(self, recorded: Recorded) -> None:
-        """One attempt at a requested run, told to the log from start to end.
+        """One attempt at a requested run, once a slot is free, told to the log from start to end.
 
         Raises:
+            GiveBack: no slot was free in time.
             Exception: it must be tried again; the queue delivers the request once more after a delay.
         """
         requested = recorded.event
         assert isinstance(requested, ev.RunRequested)
         with structlog.contextvars.bound_contextvars(run_id=requested.run_id):
-            async with self._live.enter(requested.run_id, requested.run_id, self._clock.new_id()) as live:
-                await self._attempt(requested, live)
+            async with self._enter(requested.run_id, requested.run_id, "agent") as live:
+                want = Want.of(recorded)
+                async with self._admission.place(want, given_up=live.cancelled, wait_s=self._claim_s) as placed:
+                    if placed and not live.cancelled.is_set():
+                        await self._attempt(requested, live)
+                if not placed and not live.cancelled.is_set():
+                    self._metrics.given_back()
+                    raise GiveBack
 
     async def run_evaluation(self, recorded: Recorded) -> None:
         """One evaluation sandbox, told to the log from start to end.
@@ -85,14 +99,18 @@ class Handlers:
         requested = recorded.event
         assert isinstance(requested, ev.EvaluationRequested)
         with structlog.contextvars.bound_contextvars(run_id=requested.run_id, evaluation_id=requested.evaluation_id):
-            async with self._live.enter(requested.evaluation_id, requested.run_id, self._clock.new_id()) as live:
+            async with self._enter(requested.evaluation_id, requested.run_id, "evaluation") as live:
                 await self._evaluate(requested, live)
 
     async def watch_cancels(self, after: int) -> None:
-        """Ends the sandboxes of runs that are cancelled from that position of the log on. Never returns."""
-        async for recorded in self._store.subscribe(after, [ev.RunCancelled]):
-            if self._live.cancel(recorded.event.run_id):
-                log.info("cancelling", run_id=recorded.event.run_id)
+        """Ends the sandboxes whose result nobody wants any more, from that position of the log on. Never returns."""
+        async for recorded in self._store.subscribe(after, [ev.RunCancelled, ev.AgentStarted]):
+            event = recorded.event
+            if isinstance(event, ev.AgentStarted):
+                if self._live.overtaken(event.run_id, event.attempt):
+                    log.warning("another manager took this run for lost", run_id=event.run_id, manager=event.manager)
+            elif self._live.cancel(event.run_id):
+                log.info("cancelling", run_id=event.run_id)
 
     # -- agents
 
@@ -104,6 +122,7 @@ class Handlers:
         if isinstance(decision, GiveUp):
             await self._agent_failed(requested, decision)
             return
+        live.phase = "preparing"
         prepared = await self._prepare(requested, live, decision.attempt - 1)
         if prepared is None:
             return
@@ -125,6 +144,7 @@ class Handlers:
     ) -> tuple[Sandbox, SandboxSpec] | None:
         """Everything that may fail before the run is ours. None: it was given up."""
         try:
+            await self._free_space.check()
             technology = await self._technologies.pick(requested.sandbox)
             refs = (requested.agent, requested.statement, requested.workspace)
             agent, statement, workspace = await asyncio.gather(*(self._blobs.get(ref.digest) for ref in refs))
@@ -148,6 +168,7 @@ class Handlers:
         self, requested: ev.RunRequested, decision: StartAttempt, technology: Sandbox, live: LiveSandbox
     ) -> bool:
         """Whether the attempt is ours: appended before its sandbox starts, and nobody was faster."""
+        live.attempt = decision.attempt
         image = (requested.image or self._docker_image) if technology.name == "docker" else None
         started = ev.AgentStarted(
             **self._envelope(requested),
@@ -218,6 +239,7 @@ class Handlers:
             return
         last_chance = sum(isinstance(event, ev.EvaluationStarted) for event in events) + 1 >= self._max_attempts
         try:
+            await self._free_space.check()
             technology = await self._technologies.pick(requested.sandbox)
             bundle = await self._blobs.get(requested.bundle.digest)
         except Exception as error:
@@ -300,8 +322,13 @@ class Handlers:
 
     # -- both
 
+    def _enter(self, key: str, run_id: str, kind: Kind) -> AbstractAsyncContextManager[LiveSandbox]:
+        return self._live.enter(key, run_id, self._clock.new_id(), kind, self._clock.now())
+
     async def _run(self, technology: Sandbox, spec: SandboxSpec, live: LiveSandbox, connections: int) -> SandboxExit:
         """The sandbox, behind its own proxy when it is an agent's."""
+        live.phase, live.technology = "running", technology.name
+        spec = msgspec.structs.replace(spec, on_log=live.tail.add)
         with self._metrics.running(spec.kind, technology.name):
             if spec.kind == "evaluation":
                 return await technology.run(spec, live.cancelled)

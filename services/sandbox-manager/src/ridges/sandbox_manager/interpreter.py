@@ -25,7 +25,9 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     supervisor_executable: Path
     """Of the installation itself: starts faster, sees no packages."""
     prefixes: tuple[Path, ...]
-    """Directories it consists of."""
+    """Directories it consists of, outside of /usr."""
+    links: tuple[tuple[str, str], ...]
+    """Symlinks that lead to it from outside of these directories: target and path."""
     program: bytes
     """The supervisor, compiled for it."""
 
@@ -60,20 +62,34 @@ def find_interpreter(python: Path | None) -> Interpreter:
         raise SandboxUnavailable(
             f"{python} is Python {version[0]}.{version[1]}", "set RIDGES_AGENT_PYTHON to 3.8 or newer"
         )
-    prefixes = [Path(prefix), Path(base_prefix), Path(base_prefix).resolve(), real.parent.parent]
-    prefixes += [link.parent.parent for link in _links(Path(executable))]
+    prefixes = _prefixes(prefix, base_prefix, real)
+    outside = [link for link in _links(Path(executable)) if not any(link.is_relative_to(each) for each in prefixes)]
     return Interpreter(
         executable=Path(executable),
         supervisor_executable=real,
+        prefixes=prefixes,
+        links=tuple((str(link.readlink()), str(link)) for link in outside if not link.is_relative_to("/usr")),
         program=program,
-        prefixes=tuple(dict.fromkeys(path for path in prefixes if not path.is_relative_to("/usr"))),
     )
 
 
+def _prefixes(prefix: str, base_prefix: str, real: Path) -> tuple[Path, ...]:
+    """What sandboxes get to see. Raises ``SandboxUnavailable`` when that would be somebody's whole home."""
+    paths = [Path(prefix), Path(base_prefix), Path(base_prefix).resolve(), real.parent.parent]
+    chosen = tuple(dict.fromkeys(path for path in paths if not path.is_relative_to("/usr")))
+    for path in chosen:
+        if Path.home().resolve().is_relative_to(path):
+            raise SandboxUnavailable(
+                f"the interpreter's prefix is {path}: agents would see all of it",
+                "set RIDGES_AGENT_PYTHON to an interpreter installed in a directory of its own",
+            )
+    return chosen
+
+
 def _links(path: Path) -> list[Path]:
-    """Every path that a chain of symlinks goes through."""
-    found = [path]
+    """The symlinks that a path goes through, the last part's only."""
+    found = []
     while path.is_symlink():
-        path = path.parent / path.readlink()
         found.append(path)
+        path = path.parent / path.readlink()
     return found

@@ -1,26 +1,77 @@
-"""The sandboxes that this process runs right now."""
+"""What this process works on right now: who waits, which sandboxes run, and the end of their logs."""
 
 import asyncio
+import codecs
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime
+from typing import Literal
 
 import msgspec
 
+TAIL_BYTES = 64 * 1024
+"""Of each live log; the whole log (with its own cap) is in the blob of the ended run."""
+Kind = Literal["agent", "evaluation"]
+Phase = Literal["waiting", "preparing", "running"]
+
+
+class LogTail:
+    """The end of a log that is still being written."""
+
+    def __init__(self, most: int = TAIL_BYTES) -> None:
+        self._most = most
+        self._kept = bytearray()
+        self._start = 0
+        self._told = 0
+        self._grown = asyncio.Event()
+
+    def add(self, offset: int, chunk: bytes) -> None:
+        """The bytes that stand at the offset of the sandbox's log; what was left out before them is said."""
+        if offset > self._told:
+            self._kept += f"\n<{offset - self._told} bytes not shown live>\n".encode()
+        self._told = offset + len(chunk)
+        self._kept += chunk
+        surplus = len(self._kept) - self._most
+        if surplus > 0:
+            del self._kept[:surplus]
+            self._start += surplus
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    def after(self, position: int) -> tuple[str, int, int]:
+        """(Text, position to ask from next, bytes that are gone already). Cuts no character in two."""
+        position = min(max(position, 0), self._start + len(self._kept))
+        gone = max(0, self._start - position)
+        begin = position + gone
+        text, used = codecs.utf_8_decode(bytes(self._kept[begin - self._start :]), "replace", False)
+        return text, begin + used, gone
+
+    async def grown(self) -> None:
+        """Returns with the next bytes."""
+        await self._grown.wait()
+
 
 class LiveSandbox(msgspec.Struct, kw_only=True, eq=False):
-    """One of them."""
+    """One piece of work: a run's attempt, or an evaluation."""
 
     key: str
     """What it works on: a run id, or an evaluation id."""
     run_id: str
     sandbox_id: str
+    kind: Kind = "agent"
+    since: datetime | None = None
+    phase: Phase = "waiting"
+    attempt: int = 0
+    """Of the agent; 0 until it is decided."""
+    technology: str | None = None
+    tail: LogTail = msgspec.field(default_factory=LogTail)
     cancelled: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    """Set when the run is cancelled."""
+    """Set when nobody wants its result any more: the run was cancelled, or a newer attempt began."""
     ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class LiveSandboxes:
-    """Who is at work; at most one sandbox for each key."""
+    """Who is at work; at most one for each key."""
 
     def __init__(self) -> None:
         self._by_key: dict[str, LiveSandbox] = {}
@@ -28,7 +79,9 @@ class LiveSandboxes:
         """Sandbox ids that a sweep must leave alone: always up to date, a sandbox is in it before it exists."""
 
     @contextlib.asynccontextmanager
-    async def enter(self, key: str, run_id: str, sandbox_id: str) -> AsyncIterator[LiveSandbox]:
+    async def enter(
+        self, key: str, run_id: str, sandbox_id: str, kind: Kind = "agent", since: datetime | None = None
+    ) -> AsyncIterator[LiveSandbox]:
         """Register one for the time of the block.
 
         When the same key is at work here already (its message came again because heartbeats were lost, not the work),
@@ -36,7 +89,8 @@ class LiveSandboxes:
         """
         while (earlier := self._by_key.get(key)) is not None:
             await earlier.ended.wait()
-        live = self._by_key[key] = LiveSandbox(key=key, run_id=run_id, sandbox_id=sandbox_id)
+        live = LiveSandbox(key=key, run_id=run_id, sandbox_id=sandbox_id, kind=kind, since=since)
+        self._by_key[key] = live
         self.ids.add(sandbox_id)
         try:
             yield live
@@ -45,9 +99,24 @@ class LiveSandboxes:
             del self._by_key[key]
             live.ended.set()
 
+    def all(self) -> Iterable[LiveSandbox]:
+        return tuple(self._by_key.values())
+
+    def find(self, run_id: str, kind: Kind) -> LiveSandbox | None:
+        return next((live for live in self._by_key.values() if (live.run_id, live.kind) == (run_id, kind)), None)
+
     def cancel(self, run_id: str) -> int:
         """Ends the run's sandboxes; how many."""
-        found = [live for live in self._by_key.values() if live.run_id == run_id]
-        for live in found:
-            live.cancelled.set()
-        return len(found)
+        return _cancel(live for live in self._by_key.values() if live.run_id == run_id)
+
+    def overtaken(self, run_id: str, attempt: int) -> int:
+        """Ends the run's earlier attempts, which another manager took for lost; how many."""
+        return _cancel(live for live in self._by_key.values() if live.run_id == run_id and 0 < live.attempt < attempt)
+
+
+def _cancel(found: Iterable[LiveSandbox]) -> int:
+    count = 0
+    for live in found:
+        live.cancelled.set()
+        count += 1
+    return count

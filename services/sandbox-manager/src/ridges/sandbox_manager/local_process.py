@@ -14,8 +14,8 @@ from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, ReplyRead
 
 _PIECE = 1 << 18
 _STDERR_KEPT = 4000
-_UNPACK_S = 120.0
-_COLLECT_S = 120.0
+_UNPACK_S = 60.0
+_COLLECT_S = 100.0
 """Longer than the supervisor's own limits: only a broken one gets here."""
 
 
@@ -146,9 +146,14 @@ async def supervised(
             start_new_session=True,
             bufsize=0,
         )
-    except (OSError, subprocess.SubprocessError) as error:
+    except OSError as error:
         raise SandboxUnavailable(
             f"{executable or argv[0]} cannot be started ({error})", "run `ridges doctor`"
+        ) from error
+    except subprocess.SubprocessError as error:
+        raise SandboxUnavailable(
+            "root may not mount or change the uid here",
+            "run the sandbox-manager as an ordinary user, or give it CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID",
         ) from error
     finally:
         for fd in pass_fds:

@@ -1,7 +1,7 @@
 """Figures for /metrics."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
@@ -22,14 +22,30 @@ class ManagerMetrics:
             "ridges_sandboxes_ended", "Sandboxes by cause; none = as it should", ("kind", "cause"), registry=registry
         )
         self._swept = Counter("ridges_leftovers_swept", "Leftovers removed by sweeps", registry=registry)
+        self._started = Counter(
+            "ridges_sandboxes_started", "Sandboxes that began", ("kind", "sandbox"), registry=registry
+        )
+        self._slots = Gauge("ridges_sandbox_slots", "Sandboxes at once, at most", ("kind",), registry=registry)
+        self._waiting = Gauge("ridges_runs_waiting", "Runs claimed here that wait for a slot", registry=registry)
+        self._given_back = Counter("ridges_runs_given_back", "Claimed runs that got no slot in time", registry=registry)
 
     @contextlib.contextmanager
     def running(self, kind: str, sandbox: str) -> Iterator[None]:
+        self._started.labels(kind, sandbox).inc()
         with self._running.labels(kind, sandbox).track_inprogress(), self._seconds.labels(kind, sandbox).time():
             yield
 
     def ended(self, kind: str, cause: Cause | None) -> None:
         self._ended.labels(kind, cause or "none").inc()
+
+    def slots(self, kind: str, count: int) -> None:
+        self._slots.labels(kind).set(count)
+
+    def waiting(self, count: Callable[[], int]) -> None:
+        self._waiting.set_function(count)
+
+    def given_back(self) -> None:
+        self._given_back.inc()
 
     def swept(self, count: int) -> None:
         self._swept.inc(count)

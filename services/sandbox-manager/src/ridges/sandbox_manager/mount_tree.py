@@ -48,6 +48,8 @@ def mount_arguments(
     arguments += ["--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--dir", "/root", "--dir", "/run"]  # noqa: S108
     for path in _outermost((*interpreter.prefixes, *read_only)):
         arguments += ["--ro-bind", str(stage.reachable(path)), str(path)]
+    for target, link in interpreter.links:
+        arguments += ["--symlink", target, link]
     if proxy_dir:
         arguments += ["--ro-bind", str(stage.reachable(proxy_dir)), PROXY_MOUNT]
     return arguments

@@ -1,6 +1,7 @@
 """The one port of this service: a place where a program that nobody trusts runs once."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
@@ -52,6 +53,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Commit ``/sandbox/repo`` afresh before the command and return its difference at the end."""
     deadline: datetime
     """When this sandbox must be gone whatever happens, UTC: written on its resources for operators and sweeps."""
+    on_log: Callable[[int, bytes], None] | None = None
+    """Called with pieces of the log while the command runs: offset in the log, bytes. Best effort: a command that
+    writes fast has gaps between them, and none may come at all. The whole log is in ``SandboxExit``."""
 
 
 class OutputFile(msgspec.Struct, frozen=True, kw_only=True):

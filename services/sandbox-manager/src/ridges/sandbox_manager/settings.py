@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ridges.contracts.limits import MIB
 from ridges.sandbox_manager.proxy_config import upstream
 
 MIN_KEY_BYTES = 32
@@ -36,9 +37,11 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     allow_lossy_log: bool = False
     """Run although the server may lose acknowledged events at a power cut."""
     http_host: str = "127.0.0.1"
-    """Address of /livez, /readyz, /metrics."""
+    """Address of /livez, /readyz, /metrics and /v1/sandboxes."""
     http_port: int = 8102
-    """Port of /livez, /readyz, /metrics."""
+    """Port of the same."""
+    api_token: Annotated[str, Meta(min_length=16)] | None = None
+    """Readers of /v1/sandboxes (live logs) must show it; without one they must be on this machine."""
     log_format: Literal["json", "console"] = "json"
     """Form of the log on stderr."""
     log_level: str = "info"
@@ -47,10 +50,18 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """After SIGTERM: how long runs may still end by themselves before they are given back to the queue."""
     manager_name: Name = msgspec.field(default_factory=socket.gethostname)
     """Name in AgentStarted and EvaluationStarted; the default is the host's name."""
-    slots: Slots = 4
-    """Agents at once."""
-    evaluation_slots: Slots = 2
-    """Evaluations at once, beside the agents: they never wait behind agents."""
+    slots: Slots | None = None
+    """Agents at once; default: two per core, fewer where memory_bytes holds fewer of the ordinary 2 GiB sandboxes."""
+    evaluation_slots: Slots | None = None
+    """Evaluations at once, beside the agents: they never wait behind agents. Default: one per core."""
+    memory_bytes: Annotated[int, Meta(ge=64 * MIB)] | None = None
+    """What the agents' memory limits may add up to; default: 80 % of the machine's less the evaluations' share."""
+    claim_ahead: Annotated[int, Meta(ge=0, le=10_000)] = 1_000
+    """Runs taken from the queue that may wait here for a slot: among them priority and fair shares decide."""
+    claim_s: Annotated[float, Meta(gt=0)] = 30.0
+    """How long one of them may wait before it is given back, perhaps to a manager that is idle."""
+    min_free_bytes: Annotated[int, Meta(ge=0)] = 512 * MIB
+    """With less left on the disk of state_dir or blobs no sandbox is started."""
     sandbox: Literal["auto", "docker", "bubblewrap", "process"] = "auto"
     """For runs that ask for ``auto``; ``auto``: docker if an engine answers and has the image, else bubblewrap."""
     allow_process: bool = False

@@ -4,8 +4,8 @@ To the supervisor, on its stdin: its program, 4 bytes length, a header (a Python
 control bytes. stdin stays open until the sandbox has ended: its end tells the supervisor to end everything.
 
 From the supervisor, on its stdout: frames of 1 byte kind, 8 bytes length, payload. ``S`` started, ``L`` log while it
-runs (reserved), ``R`` result (4 bytes length, JSON facts, then log, outputs and difference one after the other), ``E``
-text of its own failure.
+runs (8 bytes offset, then bytes), ``R`` result (4 bytes length, JSON facts, then log, outputs and difference one after
+the other), ``E`` text of its own failure.
 
 Everything that is read here may have been written by the agent: every length is capped before it is believed, and a
 result must carry the nonce that only the supervisor was told.
@@ -33,6 +33,7 @@ MAX_FACTS_BYTES = 64 * 1024
 MAX_BYTES_PER_CHAR = 4
 _HEAD = struct.Struct(">cQ")
 _SIZE = struct.Struct(">I")
+_OFFSET = struct.Struct(">Q")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +102,7 @@ def launch(
             "tars": [len(tar) for tar in spec.files],
             "timeout_s": spec.timeout_s,
             "log_bytes": spec.limits.log_chars * MAX_BYTES_PER_CHAR,
+            "live_log": spec.on_log is not None,
             "outputs": [(file.path, file.max_bytes) for file in spec.outputs],
             "difference_bytes": MAX_DIFFERENCE_BYTES,
             "repo": spec.repo,
@@ -189,6 +191,10 @@ class ReplyReader:
             raise self._failed(payload.decode("utf-8", "replace"))
         if kind == b"S":
             self.started = True
+        if kind == b"L" and self._spec.on_log:
+            if size < _OFFSET.size:
+                raise self._failed("its supervisor sent a damaged piece of the log")
+            self._spec.on_log(_OFFSET.unpack_from(payload)[0], payload[_OFFSET.size :])
         if kind == b"R":
             self._result = payload
             self.complete = True

@@ -15,6 +15,7 @@ import time
 from _json import encode_basestring_ascii
 
 from ridges.sandbox_manager.inside.forwarder import Forwarder
+from ridges.sandbox_manager.inside.live_log import LiveLog
 from ridges.sandbox_manager.inside.poller import READ, Poller
 from ridges.sandbox_manager.inside.processes import Undead, kill_all, step_out_of_reach
 from ridges.sandbox_manager.inside.repository import Base, GitFailed, remove_tree
@@ -87,8 +88,9 @@ class Stdin:
 class Command:
     """The program nobody trusts, from start to end."""
 
-    def __init__(self, header: Header, poller: Poller, control: Stdin) -> None:
+    def __init__(self, header: Header, poller: Poller, control: Stdin, live: LiveLog | None) -> None:
         self.log = Log(header["log_bytes"])
+        self._live = live
         self.exit_code: int | None = None
         self.ended_by = ""
         self.wall_s = 0.0
@@ -117,9 +119,12 @@ class Command:
                 self.ended_by = "timeout"
                 break
             retry = forwarder.next_retry_s if forwarder else None
-            self._poller.poll(min(left, retry or left))
+            due = self._live.due_in_s if self._live else None
+            self._poller.poll(min(left, retry or left, left if due is None else due))
             if retry is not None and forwarder:
                 forwarder.retry()
+            if self._live:
+                self._live.tell()
         self.wall_s = time.monotonic() - started
         _signal.set_wakeup_fd(-1)
         kill_all()
@@ -133,6 +138,8 @@ class Command:
             return False
         if chunk:
             self.log.add(chunk)
+            if self._live:
+                self._live.add(chunk)
         else:
             self._poller.forget(pipe)
         return bool(chunk)
@@ -243,13 +250,13 @@ class Frames:
     """Writes to a private copy of stdout that no other process ever has."""
 
     def __init__(self, fd: int) -> None:
-        self._fd = fd
+        self.fd = fd
 
     def write(self, kind: bytes, payload: list[bytes]) -> None:
         for piece in [struct.pack(">cQ", kind, sum(map(len, payload))), *payload]:
             view = memoryview(piece)
             while view:
-                view = view[os.write(self._fd, view) :]
+                view = view[os.write(self.fd, view) :]
 
 
 def as_json(value: Any) -> str:
@@ -279,8 +286,11 @@ def _run(control: Stdin, frames: Frames) -> None:
     url = forwarder.url if forwarder else ""
     environment = {name: value.replace("{proxy_url}", url) for name, value in header["env"].items()}
     frames.write(b"S", [])
-    command = Command(header, poller, control)
+    live = LiveLog(frames.fd) if header["live_log"] else None
+    command = Command(header, poller, control, live)
     command.run(environment, forwarder)
+    if live:
+        live.finish()
     if forwarder:
         forwarder.close()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -4,7 +4,7 @@ import os
 import socket
 import time
 
-host, port = os.environ["PROXY"].removeprefix("http://").split(":")
+host, port = os.environ["SANDBOX_PROXY_URL"].removeprefix("http://").split(":")
 crowd = []
 for _ in range(1000):
     sock = socket.socket()
@@ -15,5 +15,5 @@ time.sleep(1)
 for sock in crowd:
     sock.close()
 with socket.create_connection((host, int(port)), timeout=10) as sock:
-    sock.sendall(b"hello")
-    print(sock.recv(5).decode(), flush=True)
+    sock.sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    print("answer", sock.recv(15).decode(), flush=True)

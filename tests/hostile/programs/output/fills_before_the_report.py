@@ -1,0 +1,13 @@
+"""Fills the disk so that no report can be written."""
+
+
+def agent_main(problem):
+    for name in ("/sandbox/full", "/sandbox/full2", "/tmp/full"):
+        try:
+            with open(name, "wb", buffering=0) as file:
+                while True:
+                    file.write(b"x" * (1 << 20))
+        except OSError:
+            pass
+    print("full", flush=True)
+    return "a patch that does not fit any more" * 1000

@@ -1,0 +1,243 @@
+"""Managers that are killed, stopped and doubled, and an engine that goes away: nothing lost, nothing twice."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import aiohttp
+import pytest
+from docker_images import need_agent_image
+from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir
+
+from ridges.contracts import events as ev
+from ridges.contracts.faults import Cause
+
+SLEEPER = """
+import os, time, urllib.request
+def agent_main(problem):
+    time.sleep({seconds})
+    url = os.environ["SANDBOX_PROXY_URL"] + "/api/usage?evaluation_run_id=" + os.environ["RUN_ID"]
+    urllib.request.urlopen(url).read()
+    return "diff x"
+"""
+"""Its one call stands for what a run does at its end: as many calls as runs that came to it."""
+
+
+@pytest.fixture(
+    params=[pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
+)
+def sandbox(request):
+    if request.param == "docker":
+        need_agent_image()
+    return request.param
+
+
+@pytest.fixture
+async def gateway():
+    async with FakeGateway().serving() as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def requests(nats_server, tmp_path):
+    async with requests_on(nats_server, tmp_path) as requests:
+        yield requests
+
+
+@contextlib.asynccontextmanager
+async def managers(tmp_path, nats_server, gateway, *names: str, **settings):
+    """One manager process for each name, on one log and one blob store, each with its own state; nothing is left."""
+    processes = []
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        process = ManagerProcess(folder, nats=nats_server, gateway_url=gateway.url, manager_name=name, **settings)
+        process.env["RIDGES_BLOBS_URL"] = f"file://{tmp_path}/blobs"
+        processes.append(process)
+    async with contextlib.AsyncExitStack() as ending:
+        for process in processes:
+            await process.start()
+            ending.push_async_callback(_end, process, the_runtime_dir(process))
+        yield processes
+
+
+async def _end(process: ManagerProcess, runtime_dir: Path) -> None:
+    assert await process.end() == 0, process.words()
+    assert leftovers(process, runtime_dir) == []
+
+
+async def attempts(requests, run_id: str) -> list[tuple[int, str]]:
+    return [(event.attempt, event.manager) for event in await requests.events(run_id, ev.AgentStarted)]
+
+
+async def test_a_manager_killed_with_eight_sandboxes_loses_no_run_and_ends_none_twice(
+    tmp_path, nats_server, gateway, requests, sandbox
+):
+    async with managers(tmp_path, nats_server, gateway, "m", sandbox=sandbox, slots=8) as (manager,):
+        source = SLEEPER.format(seconds=6)
+        ids = [await requests.run(source, limits=limits(agent_timeout_s=60)) for _ in range(8)]
+        for run_id in ids:
+            await requests.wait(run_id, ev.AgentStarted)
+        await manager.end(signal.SIGKILL)
+        assert gateway.calls == []
+        async with asyncio.timeout(60):
+            await manager.start()
+            for run_id in ids:
+                await requests.wait(run_id, *_ENDS_OR_SECOND, timeout_s=60)
+                assert await attempts(requests, run_id) in ([(1, "m")], [(1, "m"), (2, "m")])
+        ends = [await requests.end_of(run_id, timeout_s=90) for run_id in ids]
+        assert [(type(end), end.attempt) for end in ends] == [(ev.PatchProduced, 2)] * 8
+        await asyncio.sleep(1)
+        for run_id in ids:
+            assert len(await requests.events(run_id, ev.PatchProduced, ev.AgentFailed)) == 1
+        assert len(gateway.calls) == 8
+
+
+_ENDS_OR_SECOND = (ev.AgentStarted, ev.PatchProduced, ev.AgentFailed)
+
+
+async def test_two_managers_share_the_work_and_leave_each_others_sandboxes_alone(
+    tmp_path, nats_server, gateway, requests, sandbox
+):
+    async with managers(tmp_path, nats_server, gateway, "one", "two", sandbox=sandbox, slots=2) as (one, _):
+        source = SLEEPER.format(seconds=4)
+        ids = [await requests.run(source, limits=limits()) for _ in range(4)]
+        for run_id in ids:
+            await requests.wait(run_id, ev.AgentStarted, timeout_s=20)
+        at_work = [(await attempts(requests, run_id))[0][1] for run_id in ids]
+        assert sorted(at_work) == ["one", "one", "two", "two"]
+        assert len(await rows(one)) == 2
+        ends = [await requests.end_of(run_id) for run_id in ids]
+        assert [(type(end), end.attempt) for end in ends] == [(ev.PatchProduced, 1)] * 4
+
+
+async def test_what_one_manager_holds_without_a_slot_goes_to_one_that_comes_later(
+    tmp_path, nats_server, gateway, requests
+):
+    settings = {"sandbox": "bubblewrap", "slots": 1, "claim_s": 2}
+    async with managers(tmp_path, nats_server, gateway, "one", **settings):
+        long = await requests.run(SLEEPER.format(seconds=12), limits=limits())
+        await requests.wait(long, ev.AgentStarted)
+        waiting = await requests.run(SLEEPER.format(seconds=0), limits=limits())
+        await asyncio.sleep(0.5)
+        async with managers(tmp_path, nats_server, gateway, "two", **settings):
+            end = await requests.end_of(waiting, timeout_s=11)
+            assert (end.attempt, await attempts(requests, waiting)) == (1, [(1, "two")])
+            assert await requests.events(long, *_ENDS_OR_SECOND[1:]) == []
+        assert (await requests.end_of(long)).attempt == 1
+
+
+async def test_a_manager_that_falls_silent_loses_its_run_and_its_late_result_is_refused(
+    tmp_path, nats_server, gateway, requests, sandbox
+):
+    async with managers(tmp_path, nats_server, gateway, "silent", "other", sandbox=sandbox, slots=1) as processes:
+        run_id = await requests.run(SLEEPER.format(seconds=5), limits=limits())
+        first = await requests.wait(run_id, ev.AgentStarted)
+        silent = next(process for process in processes if process.env["RIDGES_MANAGER_NAME"] == first.manager)
+        await asyncio.sleep(1)
+        os.kill(silent.pid, signal.SIGSTOP)
+        try:
+            end = await requests.end_of(run_id, timeout_s=60)
+            other = "other" if first.manager == "silent" else "silent"
+            assert await attempts(requests, run_id) == [(1, first.manager), (2, other)]
+            assert (type(end), end.attempt) == (ev.PatchProduced, 2)
+        finally:
+            os.kill(silent.pid, signal.SIGCONT)
+        await asyncio.sleep(4)
+        assert len(await requests.events(run_id, ev.PatchProduced, ev.AgentFailed, ev.AgentStarted)) == 3
+        again = await requests.end_of(await requests.run(SLEEPER.format(seconds=0), limits=limits()))
+        assert isinstance(again, ev.PatchProduced)
+
+
+async def rows(process: ManagerProcess) -> list[dict]:
+    async with (
+        aiohttp.ClientSession() as http,
+        http.get(f"http://127.0.0.1:{process.port}/v1/sandboxes") as reply,
+    ):
+        assert reply.status == 200, await reply.text()
+        return await reply.json()
+
+
+@contextlib.asynccontextmanager
+async def engine_behind(socket: Path):
+    """A Unix socket in front of the engine's: ``cut()`` breaks all connections, ``away`` refuses new ones."""
+    proxy = EngineProxy()
+    server = await asyncio.start_unix_server(proxy, socket, limit=1 << 20)
+    try:
+        yield proxy
+    finally:
+        server.close()
+        proxy.cut()
+
+
+class EngineProxy:
+    def __init__(self) -> None:
+        self.away = False
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def cut(self) -> None:
+        for writer in tuple(self._open):
+            writer.transport.abort()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.away:
+            writer.transport.abort()
+            return
+        onward_reader, onward_writer = await asyncio.open_unix_connection("/var/run/docker.sock", limit=1 << 20)
+        self._open |= {writer, onward_writer}
+        await asyncio.gather(_copy(reader, onward_writer), _copy(onward_reader, writer))
+        self._open -= {writer, onward_writer}
+        writer.close()
+        onward_writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while content := await reader.read(1 << 18):
+            writer.write(content)
+            await writer.drain()
+        if writer.can_write_eof():
+            writer.write_eof()
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("away_s", [0, 6])
+async def test_an_engine_that_goes_away_meanwhile_costs_an_attempt_and_no_run(
+    tmp_path, nats_server, gateway, requests, away_s
+):
+    need_agent_image()
+    socket = tmp_path / "engine.sock"
+    async with (
+        engine_behind(socket) as engine,
+        managers(tmp_path, nats_server, gateway, "m", sandbox="docker", slots=3, docker_url=f"unix://{socket}") as (
+            manager,
+        ),
+    ):
+        ids = [await requests.run(SLEEPER.format(seconds=5), limits=limits()) for _ in range(3)]
+        for run_id in ids:
+            await requests.wait(run_id, ev.AgentStarted)
+        await asyncio.sleep(2)
+        engine.away = away_s > 0
+        engine.cut()
+        await asyncio.sleep(away_s)
+        engine.away = False
+        ends = [await requests.end_of(run_id, timeout_s=60) for run_id in ids]
+        assert [(type(end), end.attempt) for end in ends] == [(ev.PatchProduced, 2)] * 3, manager.words()
+        assert len(gateway.calls) == 3
+        await asyncio.sleep(3)
+
+
+@pytest.mark.docker
+async def test_an_engine_that_stays_away_ends_the_run_as_our_fault(tmp_path, nats_server, gateway, requests):
+    need_agent_image()
+    socket = tmp_path / "engine.sock"
+    async with engine_behind(socket) as engine:
+        settings = {"sandbox": "docker", "docker_url": f"unix://{socket}", "sandbox_wait_s": 3}
+        async with managers(tmp_path, nats_server, gateway, "m", **settings):
+            engine.away = True
+            run_id = await requests.run(SLEEPER.format(seconds=1), limits=limits())
+            end = await requests.end_of(run_id, timeout_s=90)
+            assert (type(end), end.cause) == (ev.AgentFailed, Cause.SANDBOX_UNAVAILABLE)
+            engine.away = False

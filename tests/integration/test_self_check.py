@@ -1,0 +1,54 @@
+"""`python -m ridges.sandbox_manager.self_check`: which sandboxes this machine can start."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from docker_images import need_agent_image
+from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
+
+
+def self_check(**environ):
+    """What each technology said, by its name."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ridges.sandbox_manager.self_check"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": os.environ["PATH"], "DOCKER_HOST": "unix:///nowhere/docker.sock"} | environ,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    checked = json.loads(done.stdout)
+    assert all(set(entry) == {"name", "works", "detail", "remedy"} for entry in checked)
+    return {entry["name"]: entry for entry in checked}
+
+
+@pytest.mark.bubblewrap
+def test_bubblewrap_works_and_a_missing_engine_is_told_with_its_remedy(bubblewrap_works):  # noqa: F811
+    checked = self_check()
+    assert list(checked) == ["docker", "bubblewrap"]
+    assert (checked["bubblewrap"]["works"], checked["bubblewrap"]["remedy"]) == (True, None)
+    assert checked["docker"]["works"] is False
+    assert "no Docker Engine answers at unix:///nowhere/docker.sock" in checked["docker"]["detail"]
+    assert "start" in checked["docker"]["remedy"]
+
+
+def test_an_interpreter_that_does_not_run_is_named():
+    checked = self_check(RIDGES_AGENT_PYTHON="/nowhere/python")
+    assert checked["bubblewrap"]["works"] is False
+    assert "/nowhere/python" in checked["bubblewrap"]["detail"]
+    assert "RIDGES_AGENT_PYTHON" in checked["bubblewrap"]["remedy"]
+
+
+@pytest.mark.docker
+def test_docker_works_and_a_missing_image_is_told_with_what_builds_it():
+    need_agent_image()
+    engine = {"DOCKER_HOST": os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")}
+    assert self_check(**engine)["docker"]["works"] is True
+    missing = self_check(**engine, RIDGES_AGENT_IMAGE="ridges-nowhere:1")["docker"]
+    assert missing["works"] is False
+    assert "ridges-nowhere:1" in missing["detail"]
+    assert "./just images" in missing["remedy"]

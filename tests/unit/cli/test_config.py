@@ -1,0 +1,85 @@
+"""What the embedded system reads from ridges.toml, and how it says what is wrong there."""
+
+import pytest
+
+from ridges.cli.config import Config, agent_environment, project_root, provider_key_variables, read_config
+from ridges.cli.errors import Exit, UsageError
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.delenv("RIDGES_ROOT", raising=False)
+    return tmp_path
+
+
+def write(folder, text):
+    (folder / "ridges.toml").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def test_no_file_means_the_defaults(folder):
+    assert read_config(folder) == Config()
+    assert Config().sandbox.default == "auto"
+
+
+def test_the_file_is_read(folder):
+    write(
+        folder, '[sandbox]\ndefault = "bubblewrap"\nslots = 3\n[problems]\ndirs = ["a", "b"]\n[ports]\nledger = 8100\n'
+    )
+    config = read_config(folder)
+    assert (config.sandbox.default, config.sandbox.slots) == ("bubblewrap", 3)
+    assert (config.problems.dirs, config.ports.ledger, config.ports.nats) == (("a", "b"), 8100, None)
+
+
+MISTAKES = {
+    "not TOML": ("[sandbox\n", "line 1"),
+    "not UTF-8": (b"# \xff\n", "utf-8"),
+    "an unknown table": ("[sandboxes]\n", "sandboxes"),
+    "an unknown key": ('[sandbox]\ncolour = "red"\n', "colour"),
+    "a sandbox that is none": ('[sandbox]\ndefault = "hope"\n', "$.sandbox.default"),
+    "text for a number": ('[ports]\nnats = "4222"\n', "$.ports.nats"),
+    "no list of folders": ('[problems]\ndirs = "examples"\n', "$.problems.dirs"),
+    "one provider instead of a list": ('[provider]\nname = "x"\n', "$.provider"),
+    "a slot too few": ("[sandbox]\nslots = 0\n", "$.sandbox.slots"),
+    "a port that is none": ("[ports]\nnats = 70000\n", "$.ports.nats"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_a_usage_error_that_names_file_and_place(folder, case):
+    text, place = MISTAKES[case]
+    write(folder, text)
+    with pytest.raises(UsageError) as refused:
+        read_config(folder)
+    assert refused.value.exit_code is Exit.USAGE
+    assert str(folder / "ridges.toml") in str(refused.value)
+    assert place in str(refused.value)
+
+
+def test_the_nearest_folder_upwards_with_a_configuration_is_the_root(folder):
+    deep = folder / "a" / "b"
+    deep.mkdir(parents=True)
+    assert project_root(deep) == deep
+    write(folder, "")
+    assert project_root(deep) == folder
+    write(folder / "a", "")
+    assert project_root(deep) == folder / "a"
+
+
+def test_the_root_can_be_set(folder, monkeypatch):
+    monkeypatch.setenv("RIDGES_ROOT", str(folder / "elsewhere"))
+    assert project_root(folder) == folder / "elsewhere"
+
+
+def test_only_the_keys_of_the_providers_are_handed_on(folder):
+    write(folder, '[[provider]]\nkey_env = "A_KEY"\n[[provider]]\n[[provider]]\nkey_env = "B_KEY"\n')
+    assert provider_key_variables(read_config(folder)) == {"A_KEY", "B_KEY"}
+
+
+def test_the_agents_interpreter_is_the_configured_one_else_that_of_the_made_environment(folder):
+    assert agent_environment(Config(), folder) is None
+    made = folder / ".venv-agent" / "bin" / "python"
+    made.parent.mkdir(parents=True)
+    made.touch()
+    assert agent_environment(Config(), folder) == str(made)
+    write(folder, '[sandbox]\nagent_python = "/opt/python"\n')
+    assert agent_environment(read_config(folder), folder) == "/opt/python"
