@@ -33,7 +33,8 @@ class KurrentServer:
     def __init__(self) -> None:
         testcontainers_config.ryuk_disabled = True  # one more image of a registry; __aexit__ removes the container
         self._port = free_port()
-        self._container = DockerContainer(IMAGE).with_bind_ports(2113, ("127.0.0.1", self._port))
+        self._container = DockerContainer(IMAGE)
+        self._container.ports["2113"] = ("127.0.0.1", self._port)  # a fixed one: a restart must not change it
         self._container.with_env("KURRENTDB_INSECURE", "true").with_env("KURRENTDB_RUN_PROJECTIONS", "None")
 
     @property

@@ -1,6 +1,7 @@
-"""What a sandbox costs: median wall time of a do-nothing command, beside bare bwrap.
+"""What a sandbox costs from its start to its removal: medians of a do-nothing command, and ratios within one run.
 
-Run: python tests/bench/sandbox_start.py
+Run: python tests/bench/sandbox_start.py [docker] [bubblewrap]
+Rounds of all contenders alternate, so that a busy machine is as bad for each.
 """
 
 import asyncio
@@ -8,50 +9,138 @@ import statistics
 import subprocess
 import sys
 import time
+import uuid
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from docker_images import AGENT_IMAGE
 from sandboxes import sandbox_spec, tar_of
 
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox, _find_bwrap
+from ridges.sandbox_manager.docker_config import container_config, holder_config, image_of
+from ridges.sandbox_manager.docker_engine import DockerSandbox
 from ridges.sandbox_manager.interpreter import find_interpreter
 
-ROUNDS = 25
+ROUNDS = 12
+PAUSE_S = 1.0
+"""Between rounds, for what is made in advance: agents run for minutes."""
 BARE = ("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1")
 ROOT = ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--")
+Contender = Callable[[], Awaitable[object]]
 
 
-def median_ms(times: list[float]) -> str:
-    return f"{statistics.median(times) * 1000:.0f} ms (fastest {min(times) * 1000:.0f})"
-
-
-def bare(*command: str) -> list[float]:
-    times = []
+async def measured(contenders: dict[str, Contender], pause_s: float) -> dict[str, float]:
+    """Medians in milliseconds, printed."""
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    for contender in contenders.values():  # images, connections and compiled programs are warm
+        await contender()
     for _ in range(ROUNDS):
-        began = time.perf_counter()
-        subprocess.run([_find_bwrap(None), *BARE, *ROOT, *command], check=True)
-        times.append(time.perf_counter() - began)
-    return times
+        for name, contender in contenders.items():
+            await asyncio.sleep(pause_s)
+            began = time.perf_counter()
+            await contender()
+            times[name].append((time.perf_counter() - began) * 1000)
+    for name, found in times.items():
+        print(f"{name:44} {statistics.median(found):6.0f} ms   (fastest {min(found):.0f})")
+    return {name: statistics.median(found) for name, found in times.items()}
 
 
-async def ours(sandbox: BubblewrapSandbox, **changes) -> list[float]:
-    times = []
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        await sandbox.run(sandbox_spec("true", **changes), asyncio.Event())
-        times.append(time.perf_counter() - began)
-    return times
+def program(*command: object) -> Contender:
+    argv = [str(part) for part in command]
+    return lambda: asyncio.to_thread(subprocess.run, argv, check=True, capture_output=True)
 
 
-async def main() -> None:
-    python = str(find_interpreter(None).supervisor_executable)
+def ours(sandbox: BubblewrapSandbox | DockerSandbox, **changes: object) -> Contender:
+    return lambda: sandbox.run(sandbox_spec("true", **changes), asyncio.Event())
+
+
+async def bubblewrap() -> None:
+    python = find_interpreter(None).supervisor_executable
     repo = tar_of({f"repo/dir{n % 10}/file{n}.py": f"x = {n}\n" * 50 for n in range(100)})
-    print("bare bwrap, true            ", median_ms(bare("true")))
-    print("bare bwrap, python -I -S    ", median_ms(bare(python, "-I", "-S", "-c", "")))
-    print("sandbox, true               ", median_ms(await ours(BubblewrapSandbox())))
-    print("sandbox, true, no cgroups   ", median_ms(await ours(BubblewrapSandbox(control_groups=False))))
-    print("sandbox, repository of 100  ", median_ms(await ours(BubblewrapSandbox(), files=(repo,), repo=True)))
+    found = await measured(
+        {
+            "bare bwrap, true": program(_find_bwrap(None), *BARE, *ROOT, "true"),
+            "bare bwrap, python -I -S": program(_find_bwrap(None), *BARE, *ROOT, python, "-I", "-S", "-c", ""),
+            "sandbox, true": ours(BubblewrapSandbox()),
+            "sandbox, true, no control groups": ours(BubblewrapSandbox(control_groups=False)),
+            "sandbox, repository of 100 files": ours(BubblewrapSandbox(), files=(repo,), repo=True),
+        },
+        0,
+    )
+    print(f"ratio to bare bwrap {found['sandbox, true'] / found['bare bwrap, true']:.2f}")
 
 
-asyncio.run(main())
+class RawEngine:
+    """The same flags by plain engine calls, and a command instead of our first process."""
+
+    def __init__(self, sandbox: DockerSandbox) -> None:
+        self._ask, self._sandbox = sandbox._engine.ask, sandbox
+        self.holder: str | None = None
+
+    async def run(self) -> None:
+        image = image_of(await self._ask(lambda api: api.inspect_image(AGENT_IMAGE)))
+        python = ("python3", "-I", "-S", "-c", "")
+        config = container_config(
+            sandbox_spec("true"), python, image, owner="bench", engine_cpus=2, proxy_dir=None, runtime=None,
+            network_holder=self.holder,
+        )  # fmt: skip
+        name = f"ridges-bench-{uuid.uuid4()}"
+        created = await self._ask(lambda api: api.create_container_from_config(config, name))
+        async with self._sandbox._engine.attached(name):
+            await self._ask(lambda api: api.start(name))
+            await self._ask(lambda api: api.wait(created["Id"]))
+        await self._ask(lambda api: api.remove_container(name, force=True, v=True))
+
+    async def run_with_holder(self) -> None:
+        """On one holder that is used again and again: as fast as it gets, but it does not isolate."""
+        if self.holder is None:
+            image = image_of(await self._ask(lambda api: api.inspect_image(AGENT_IMAGE)))
+            body = holder_config(image, "bench", f"bench-{uuid.uuid4()}", datetime.now(UTC) + timedelta(hours=1))
+            made = await self._ask(lambda api: api.create_container_from_config(body, f"ridges-bench-{uuid.uuid4()}"))
+            self.holder_stdin = await self._sandbox._engine.attach(made["Id"])
+            await self._ask(lambda api: api.start(made["Id"]))
+            self.holder = made["Id"]
+        await self.run()
+
+
+async def docker() -> None:
+    fast = DockerSandbox(owner="bench", default_image=AGENT_IMAGE)
+    plain = DockerSandbox(owner="bench", default_image=AGENT_IMAGE, idle_network=False)
+    raw, shared = RawEngine(plain), RawEngine(plain)
+    run = ("docker", "run", "--rm", "--pull", "never")
+    try:
+        found = await measured(
+            {
+                "sandbox": ours(fast),
+                "sandbox, no network in reserve": ours(plain),
+                "raw engine calls, same flags": raw.run,
+                "raw engine calls, one shared network": shared.run_with_holder,
+                "docker run --rm, default bridge": program(*run, AGENT_IMAGE, "true"),
+                "docker run --rm, no network": program(*run, "--network", "none", AGENT_IMAGE, "true"),
+            },
+            PAUSE_S,
+        )
+        for ratio, of, to in (
+            ("to raw calls, same flags", "sandbox, no network in reserve", "raw engine calls, same flags"),
+            ("to raw calls with a shared network", "sandbox", "raw engine calls, one shared network"),
+            ("to docker run on the bridge", "sandbox", "docker run --rm, default bridge"),
+            ("to docker run, none in reserve", "sandbox, no network in reserve", "docker run --rm, default bridge"),
+        ):
+            print(f"{ratio:44} {found[of] / found[to]:.2f}")
+        began = time.perf_counter()
+        await asyncio.gather(*(ours(fast)() for _ in range(20)))
+        print(f"20 sandboxes at once{'':25}{20 / (time.perf_counter() - began):5.1f} a second")
+    finally:
+        if shared.holder:
+            shared.holder_stdin.close()
+        await fast.close()
+        await plain.close()
+
+
+if __name__ == "__main__":
+    chosen = sys.argv[1:] or ["docker", "bubblewrap"]
+    for name in chosen:
+        asyncio.run({"docker": docker, "bubblewrap": bubblewrap}[name]())

@@ -20,6 +20,9 @@ print(repr(facts))
 
 
 class IsolationSuite:
+    counts = True
+    """Whether a control group counts for this adapter on this machine."""
+
     async def looked(self, sandbox, *command, **changes):
         return await sandbox.run(sandbox_spec(*command, **changes), asyncio.Event())
 
@@ -64,6 +67,22 @@ class IsolationSuite:
         )
         end = await self.looked(sandbox, *python(fork))
         assert end.log == b"stopped\n"
+
+    async def test_resources_are_counted_over_all_processes_where_there_is_a_control_group(self, sandbox):
+        many = (
+            "import os, time\n"
+            "for n in range(9):\n"
+            "    if os.fork() == 0: hoard = b'x' * (10 << 20); time.sleep(1); os._exit(0)\n"
+            "end = time.process_time() + 0.3\n"
+            "while time.process_time() < end: pass\n"
+            "for n in range(9): os.wait()\n"
+        )
+        end = await self.looked(sandbox, *python(many))
+        assert end.exit.exit_code == 0, end.log
+        assert end.exit.cpu_s >= 0.3
+        if self.counts:
+            assert 11 <= end.exit.pids_peak <= 16
+            assert end.exit.peak_memory_bytes > 90 << 20
 
     async def test_two_sandboxes_share_nothing(self, sandbox):
         write = "echo secret > /tmp/x; echo secret > /dev/shm/x; echo secret > /home/agent/x; sleep 1"

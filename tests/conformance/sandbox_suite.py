@@ -70,6 +70,11 @@ class SandboxSuite:
         assert 0.3 <= end.exit.cpu_s < 3
         assert end.exit.peak_memory_bytes > MIB
 
+    async def test_written_bytes_are_counted_with_those_of_dead_children(self, sandbox):
+        write = "for n in 1 2 3; do head -c 1000000 /dev/zero > x$n; done; head -c 5000 /dev/zero"
+        end = await self.ended(sandbox, "bash", "-c", write)
+        assert 3_005_000 <= end.exit.written_bytes < 3_100_000
+
     async def test_the_environment_holds_only_what_was_given(self, sandbox, monkeypatch):
         monkeypatch.setenv("SECRET_OF_THE_MANAGER", "1")
         end = await self.ended(sandbox, "env", env={"GIVEN": "ü x"})

@@ -280,6 +280,7 @@ REFUSED = [
 ]  # fmt: skip
 
 ROWS = [*CALL, *PLACE, *LOADING, *PARTIAL, *ENVIRONMENT, *MACHINE, *LOG, *GATEWAY, *REFUSED]
+pytestmark = pytest.mark.timeout(300)
 TECHNOLOGIES = (
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
     pytest.param("docker", marks=pytest.mark.docker),
@@ -308,7 +309,7 @@ def seen(request: pytest.FixtureRequest, contract_project: Project) -> dict[str,
     else:
         request.getfixturevalue("bubblewrap_works")
     commands = {name: start(contract_project, name, technology) for name in sorted({row.agent for row in ROWS})}
-    said = {name: command.communicate(timeout=100) for name, command in commands.items()}
+    said = {name: command.communicate(timeout=240) for name, command in commands.items()}
     return {name: ended(contract_project, commands[name].returncode, *said[name]) for name in commands}
 
 

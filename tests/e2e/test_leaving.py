@@ -8,6 +8,7 @@ import time
 import pytest
 from e2e.project import Project
 
+pytestmark = pytest.mark.timeout(300)
 SLEEPER = "import time\n\ndef agent_main(problem):\n    print('at work', flush=True)\n    time.sleep({seconds})\n"
 
 
@@ -25,18 +26,37 @@ def start_run(project: Project, seconds: float) -> tuple[subprocess.Popen[str], 
     return command, run_id
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a polite kill", "a closed terminal"])
-def test_the_run_is_cancelled_and_the_system_stopped(project: Project, number: signal.Signals) -> None:
-    command, run_id = start_run(project, 600)
+def leave(command: subprocess.Popen[str], number: signal.Signals) -> None:
+    """The command after a signal: it ends as after Ctrl-C."""
     os.kill(command.pid, number)
     stdout, stderr = command.communicate(timeout=60)
     assert (command.returncode, stdout) == (130, ""), stderr
     assert "Traceback" not in stderr
+
+
+def test_two_runs_share_one_system_and_the_last_stops_it_even_when_it_is_told_to_go(project: Project) -> None:
+    polite, first = start_run(project, 600)
+    closed_terminal, second = start_run(project, 601)
+    pids = project.state()["pids"]
+
+    leave(polite, signal.SIGTERM)
+    time.sleep(1)
+    assert project.state()["pids"] == pids
+    states = {row["run_id"]: row["state"] for row in runs(project)}
+    assert (states[first], states[second]) == ("error", "running_agent")
+
+    leave(closed_terminal, signal.SIGHUP)
     assert project.wait_for_nothing_left() == []
-    assert project.ridges("show", run_id, "--json").document["cause"] == "cancelled"
+    assert {row["cause"] for row in runs(project)} == {"cancelled"}
 
 
-def test_the_system_of_a_killed_command_stops_and_its_run_goes_on_at_the_next_start(project: Project) -> None:
+def runs(project: Project) -> list[dict[str, object]]:
+    found = project.ridges("runs", "--json").document["runs"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_the_system_of_a_killed_command_stops_and_its_run_comes_to_its_end(project: Project) -> None:
     command, run_id = start_run(project, 4)
     command.kill()
     command.communicate(timeout=60)
@@ -45,18 +65,4 @@ def test_the_system_of_a_killed_command_stops_and_its_run_goes_on_at_the_next_st
     watched = project.ridges("watch", run_id, "--json")
     assert watched.code == 0, watched
     assert watched.document["cause"] == "agent_returned_no_patch"
-    assert watched.document["attempt"] == 2
-    assert project.wait_for_nothing_left() == []
-
-
-def test_two_runs_at_once_share_one_system_and_the_last_stops_it(project: Project) -> None:
-    short, _ = start_run(project, 0.5)
-    long, _ = start_run(project, 6)
-    pids = project.state()["pids"]
-    assert short.communicate(timeout=60) is not None
-    assert short.returncode == 1
-    time.sleep(1)
-    assert project.state()["pids"] == pids
-    long.communicate(timeout=60)
-    assert long.returncode == 1
     assert project.wait_for_nothing_left() == []

@@ -10,6 +10,7 @@ import psutil
 import pytest
 from e2e.project import Project
 
+pytestmark = pytest.mark.timeout(300)
 PROBLEM = "create-energy-bill"
 SLEEPER = """
 import subprocess, time

@@ -37,8 +37,10 @@ def test_it_decodes_with_fields_of_a_later_release(path):
 
 ADDED_LATER = {
     "InferenceReserved": ("idempotency_digest", "gateway", "prompt_tokens", "price"),
-    "RunRequested": ("limits/model/max_requests_per_minute", "priority"),
+    "RunRequested": ("limits/model/max_requests_per_minute", "limits/sandbox/runtime", "priority"),
     "InferenceMade": ("attempts/0/price/per_second",),
+    "ProblemPublished": ("sandbox",),
+    "PatchProduced": ("exit/pids_peak", "exit/written_bytes"),
 }
 
 

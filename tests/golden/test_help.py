@@ -9,8 +9,9 @@ import pytest
 
 HELP = Path(__file__).with_name("help")
 COMMANDS = (
-    "", "run", "runs", "show", "watch", "cancel", "costs", "up", "down", "doctor", "demo",
-    "problem", "problem list", "problem check",
+    "", "run", "runs", "show", "logs", "watch", "cancel", "costs", "up", "down", "doctor", "demo",
+    "problem", "problem list", "problem check", "image", "image build", "export",
+    "ledger", "ledger rebuild", "ledger verify", "ledger archive", "ledger restore", "ledger prices", "ledger reprice",
 )  # fmt: skip
 WIDTH = 100
 

@@ -7,7 +7,7 @@ own. The ``process`` adapter is not tried: it would be the host's end.
 import asyncio
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,9 @@ async def let_loose(technology: Technology, directory: Path) -> Run:
 class HostileSuite:
     """The class for an adapter gives the fixture ``technology`` (scope class), which leaves nothing when it ends."""
 
+    weaker: Mapping[str, Callable[[Ended], None]] = {}
+    """Programs that the adapter withstands less well, each with what is true there and its reason. Documented."""
+
     @pytest.fixture(scope="class")
     @classmethod
     def run(cls, technology, tmp_path_factory):
@@ -62,6 +65,9 @@ class HostileSuite:
         if isinstance(ended, BaseException):
             raise ended
         log = ended.end.log.decode()
+        if program in self.weaker:
+            self.weaker[program](ended)
+            return
         assert "BROKE OUT" not in log, log[-3000:]
         assert len(log) <= SMALL.log_chars + 100
         CASES[program].must(ended)
@@ -100,9 +106,7 @@ class HostileSuite:
         directory.mkdir(parents=True)
         try:
             ask = "import urllib.request as u; u.urlopen('{proxy_url}/v1/models', timeout=20)"
-            spec = sandbox_spec(
-                "bash", "-c", 'python3 -c "$ASK" 2>&1 | tail -1', env={"ASK": ask}, proxy_dir=directory
-            )
+            spec = sandbox_spec("bash", "-c", 'python3 -c "$ASK" 2>&1 | tail -1', env={"ASK": ask}, proxy_dir=directory)
             end = await at.sandbox.run(spec, asyncio.Event())
         finally:
             directory.rmdir()

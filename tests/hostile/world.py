@@ -53,7 +53,7 @@ class Bait:
             unix.bind(name)
             unix.listen()
             self._listeners.append(unix)
-        os.chmod(self.path, 0o777)
+        Path(self.path).chmod(0o777)
         self._udp = udp
         for each in self._listeners:
             threading.Thread(target=self._answer, args=(each,), daemon=True).start()

@@ -26,6 +26,7 @@ TOKEN_KEY = bytes(range(32))
 CANARY_KEY = "sk-canary-7f3a"
 CLOCK = SystemClock()
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
+MESSAGES = [{"role": "user", "content": "Say hello."}]
 START_TIMEOUT_S = 20
 
 
@@ -36,6 +37,8 @@ class MockProvider:
         self.bodies: list[dict] = []
         self.keys: set[str | None] = set()
         self.open = 0
+        self.error: dict = {}
+        """What error bodies say beside their message."""
         self.lost = threading.Event()
         """Set when a caller went away in the middle of a slow answer."""
         owner = self
@@ -72,7 +75,7 @@ class MockProvider:
         does, _, value = body["model"].partition(" ")
         if does == "status":
             status, _, retry_after = value.partition(" ")
-            return reply(http, int(status), {"error": {"message": f"it hurts, {CANARY_KEY}"}}, retry_after)
+            return reply(http, int(status), self.error | {"error": {"message": f"it hurts, {CANARY_KEY}"}}, retry_after)
         if does == "garbage":
             return reply(http, 200, "<html>")
         if does == "slow":
@@ -108,6 +111,10 @@ class MockProvider:
         http.send_header("Connection", "close")
         http.end_headers()
         http.close_connection = True
+        if does == "thinking":
+            http.wfile.write(b": still thinking\n\n")
+            http.wfile.flush()
+            self.wait_unless_left(http, 30)
         for text in ("Hello", " there"):
             http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}))
         http.wfile.flush()
@@ -277,3 +284,30 @@ def mock_config(url, *served, name="mock", kind="chat", extra=""):
         for model in served
     ]
     return "\n".join(tables)
+
+
+def ask(gateway, run_id, model="ok", **fields):
+    body = {"evaluation_run_id": run_id, "model": model, "temperature": 0, "messages": MESSAGES} | fields
+    with gateway.client(run_id) as client:
+        return client.post("/api/inference", json=body)
+
+
+def chat(gateway, run_id, model="ok", *, key=None, **fields):
+    headers = {"Idempotency-Key": key} if key else {}
+    with gateway.client(run_id) as client:
+        body = {"model": model, "messages": MESSAGES} | fields
+        return client.post("/v1/chat/completions", json=body, headers=headers)
+
+
+def eventually(check, timeout_s=5.0):
+    deadline = time.monotonic() + timeout_s
+    while not (result := check()):
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+    return result
+
+
+def open_calls(log, run_id):
+    """Calls that are reserved and not settled."""
+    reserved = {event.call_id for event in log.events(run_id, ev.InferenceReserved)}
+    return reserved - {event.call_id for event in log.events(run_id, ev.InferenceMade, ev.InferenceFailed)}

@@ -5,6 +5,7 @@ import json
 import random
 import socket
 from contextlib import asynccontextmanager
+from typing import get_args
 
 import httpx
 import msgspec
@@ -17,10 +18,10 @@ from unit.ledger.samples import AGENT, Author
 from ridges.chassis.jetstream import open_event_store
 from ridges.contracts import events as ev
 from ridges.contracts.usage import TokenUsage
-from ridges.contracts.views import CostReport
+from ridges.contracts.views import CostDimension, CostReport
 
 BODY = {"problem": "fix-a", "agent_source": AGENT.decode()}
-DIMENSIONS = ("run", "agent", "problem", "model", "provider", "day")
+DIMENSIONS = get_args(CostDimension)
 
 
 @pytest.fixture

@@ -192,7 +192,7 @@ async def test_starts_that_are_cancelled_at_random_moments_leave_nothing(
 
         await asyncio.gather(*map(cancel, ids))
         async with asyncio.timeout(60):
-            while (await get(process, "/v1/sandboxes"))[1]:
+            while (await get(process, "/v1/sandboxes"))[1]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         assert leftovers(process, the_runtime_dir(process)) == []
         for run_id in ids:

@@ -1,6 +1,5 @@
 """The figures as one Markdown table and as JSON."""
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -94,6 +93,3 @@ def _cell(row: Row, figures: Figures, baseline: Figures) -> str:
         return text
     ratio = value / base
     return f"{text} ({ratio:.0f}x)" if ratio >= 10 else f"{text} ({ratio:.2g}x)"
-
-
-Say = Callable[[str], None]

@@ -54,6 +54,7 @@ async def test_the_bundle_holds_pristine_repo_patch_tests_and_grader(world):
         "repo/main.py",
         "patch.diff",
         "grading/plan.json",
+        "grading/rounds",
         "grading/grade.py",
         "grading/run_tests.py",
         "grading/tests/tests.py",

@@ -40,7 +40,7 @@ def demand(prompt=1_000, output=100, answers=1, price=PRICE):
 
 
 def decide(limits, state, wanted, *, in_flight=0, may_wait=False):
-    return domain.decide(RUN, limits, state, wanted, in_flight=in_flight, may_wait=may_wait)
+    return domain.decide(RUN, limits, state, wanted, in_flight=in_flight, may_wait=may_wait, now=NOW)
 
 
 def test_the_worst_case_takes_the_dearer_of_output_and_reasoning():

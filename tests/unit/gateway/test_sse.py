@@ -4,7 +4,7 @@ import pytest
 from unit.gateway.support import chunk, usage
 
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.sse import BrokenStream, SseRelay, generated_bytes
+from ridges.gateway.sse import BrokenStream, SseRelay, generated_text
 
 TEXT = [chunk("Hel"), chunk("lo"), chunk(finish="stop")]
 DONE = b"data: [DONE]\n\n"
@@ -60,7 +60,7 @@ def test_a_caller_that_asked_gets_every_byte():
 def test_absent_usage_stays_absent_and_the_text_is_counted():
     relay, _ = relayed([*TEXT, DONE])
     assert relay.usage is None
-    assert generated_bytes(relay.received) == len("Hello")
+    assert generated_text(relay.received) == "Hello"
 
 
 def test_text_that_looks_like_usage_is_text():

@@ -145,16 +145,9 @@ class Author:
         }
         return self.event(kind, run_id, **(given | fields))
 
-    def settled(self, call_id="c1", run_id=RUN, cost=100, model="m"):
-        return self.event(
-            ev.InferenceSettled,
-            run_id,
-            call_id=call_id,
-            model=model,
-            source="maximum",
-            cost_nano_usd=cost,
-            usage=TokenUsage(),
-        )
+    def settled(self, call_id="c1", run_id=RUN, cost=100, model="m", **fields):
+        given = {"call_id": call_id, "model": model, "source": "maximum", "cost_nano_usd": cost, "usage": TokenUsage()}
+        return self.event(ev.InferenceSettled, run_id, **(given | fields))
 
 
 def recorded(*events, after=0):

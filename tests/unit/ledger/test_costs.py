@@ -3,16 +3,18 @@
 from datetime import timedelta
 from pathlib import Path
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from unit.ledger.independent_fold import KINDS, independent_costs, reported_costs
 from unit.ledger.samples import RUN, START, Author, recorded
 
 from ridges.contracts import events as ev
-from ridges.contracts.usage import TokenUsage
+from ridges.contracts.usage import TokenPrice, TokenUsage
+from ridges.ledger.cost_reports import COST_DIMENSIONS
 from ridges.ledger.projections.apply import Projections
 from ridges.ledger.projections.schema import open_projections
-from ridges.ledger.queries import COST_DIMENSIONS, Queries
+from ridges.ledger.queries import Queries
 
 RUNS = [f"{n}1111111-1111-4111-8111-111111111111" for n in range(3)]
 
@@ -20,16 +22,23 @@ amounts = st.integers(0, 10**12)
 usages = st.builds(TokenUsage, **dict.fromkeys(KINDS, st.integers(0, 10**7)))
 attempts = st.lists(
     st.builds(
-        lambda provider, cost, usage: Author().attempt(provider=provider, cost=cost, usage=usage),
+        lambda provider, cost, usage, outcome, source, price: msgspec.structs.replace(
+            Author().attempt(provider=provider, cost=cost, usage=usage, outcome=outcome),
+            usage_source=source,
+            price=price,
+        ),
         st.sampled_from(["chutes", "targon"]),
         amounts,
         usages,
+        st.sampled_from(["ok", "cut", "timeout"]),
+        st.sampled_from(["provider", "estimated"]),
+        st.builds(TokenPrice, **dict.fromkeys(KINDS, st.integers(0, 10**10))),
     ),
     max_size=3,
 )
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["reserved", "made", "failed", "settled", "refused", "requested"]),
+        st.sampled_from(["reserved", "made", "failed", "settled", "recorded", "refused", "requested", "started"]),
         st.sampled_from(RUNS),
         st.sampled_from(["c1", "c2", "c3"]),
         st.sampled_from(["model-a", "model-b"]),
@@ -48,7 +57,12 @@ def events_of(script):
         author.clock.move(seconds=pause_s)
         match what:
             case "requested":
-                yield author.requested(run_id, problem_id=f"p{number % 2}", agent_name=f"a{number % 2}.py")
+                batch_id = "b" if number % 3 else None
+                yield author.requested(
+                    run_id, problem_id=f"p{number % 2}", agent_name=f"a{number % 2}.py", batch_id=batch_id
+                )
+            case "started":
+                yield author.started(run_id, 1 + cost % 3)
             case "reserved":
                 yield author.reserved(call_id, run_id, cost, model)
             case "made":
@@ -57,6 +71,10 @@ def events_of(script):
                 yield author.failed(call_id, run_id, tried, model)
             case "settled":
                 yield author.settled(call_id, run_id, cost, model)
+            case "recorded":
+                yield author.settled(
+                    call_id, run_id, cost, model, source="provider_record", usage=TokenUsage(input=cost % 1000)
+                )
             case "refused":
                 yield author.event(ev.InferenceRefused, run_id, reason="cost", status=429, model=model, detail="limit")
 
@@ -171,4 +189,4 @@ def test_the_day_of_a_cost_is_the_day_in_utc():
 def test_an_independent_event_is_its_own_witness():
     """The fold above is not fooled by an empty log."""
     assert independent_costs([]) == {}
-    assert independent_costs([Author().made()])["provider", "p"] == [1, 5, 0, 3, 0, 10]
+    assert independent_costs([Author().made()])["provider", "p"] == [1, 5, 0, 3, 0, 10, *[0] * 6]

@@ -1,8 +1,10 @@
 """Reservations that a crash left open are settled, others are not."""
 
+import pytest
 from unit.ledger.samples import OTHER_RUN, RUN
 
 from ridges.contracts import events as ev
+from ridges.ledger.errors import RequestRefused
 
 
 def settlements(wired):
@@ -82,3 +84,83 @@ async def test_what_turns_up_after_the_settlement_replaces_it(wired):
     await wired.ledger.settler.settle()
     await wired.add(a.made("open"))
     assert wired.queries.row(RUN).cost_nano_usd == wired.queries.costs("provider").total.cost_nano_usd == 10
+
+
+class Provider:
+    """Keeps its own books: what each call that reached it did cost, whatever became of the answer."""
+
+    def __init__(self):
+        self.books = {}
+
+    def bill(self, call_id, cost):
+        self.books[call_id] = cost
+
+    @property
+    def total(self):
+        return sum(self.books.values())
+
+
+async def test_what_the_provider_charges_is_settled_plus_unsettled_at_every_moment(wired):
+    """Calls of a run, some of whose outcomes are lost in a crash after the provider did the work."""
+    a, provider, lost = wired.author, Provider(), {"c2", "c5", "c7"}
+    await wired.add(a.requested(), a.started())
+
+    def balanced(unsettled):
+        total = wired.queries.costs("provider").total
+        assert provider.total == total.cost_nano_usd - total.settled_nano_usd + known_of(total) + unsettled
+
+    records = {}
+
+    def known_of(_total):
+        return sum(records.values())
+
+    for number in range(8):
+        call_id = f"c{number}"
+        await wired.add(a.reserved(call_id, cost=500))
+        provider.bill(call_id, 40 + number)
+        if call_id not in lost:
+            await wired.add(a.made(call_id, attempts=[a.attempt(cost=40 + number)]))
+        balanced(sum(provider.books[name] for name in lost if name in provider.books))
+    await wired.add(a.patched(), a.tested())
+    move_to(wired, 61)
+    assert await wired.ledger.settler.settle() == 3
+    await wired.caught_up()
+    assert wired.queries.row(RUN).reserved_nano_usd == 0
+    assert wired.queries.costs("provider").total.settled_nano_usd == 3 * 500, "the maximum, marked"
+    for call_id in sorted(lost):
+        await wired.ledger.settler.settle_from(record(call_id, provider.books[call_id]))
+        await wired.caught_up()
+        records[call_id] = provider.books[call_id]
+        balanced(sum(provider.books[name] for name in lost - set(records)))
+    total = wired.queries.costs("provider").total
+    assert (total.cost_nano_usd, total.reserved_nano_usd) == (provider.total, 0), "unsettled has reached 0"
+
+
+def record(call_id, cost, **fields):
+    from ridges.contracts.money import usd_text
+    from ridges.ledger.settle import ProviderRecord
+
+    return ProviderRecord(run_id=RUN, call_id=call_id, cost_usd=usd_text(cost), **fields)
+
+
+async def test_a_provider_record_settles_once_and_never_against_a_known_outcome(wired):
+    a = wired.author
+    await wired.add(a.requested(), a.reserved("lost"), a.reserved("known"), a.made("known"))
+    settler = wired.ledger.settler
+    first = await settler.settle_from(record("lost", 70, input=9))
+    assert await settler.settle_from(record("lost", 70, input=9)) == first
+    for call_id, cost, status in (("lost", 71, 409), ("known", 70, 409), ("unheard", 70, 404)):
+        with pytest.raises(RequestRefused) as refused:
+            await settler.settle_from(record(call_id, cost))
+        assert refused.value.status == status
+    await wired.caught_up()
+    run = wired.queries.row(RUN)
+    assert (run.cost_nano_usd, run.usage.input, run.reserved_nano_usd) == (80, 14, 0)
+
+
+async def test_a_reservation_of_a_run_that_nobody_requested_is_settled_too(wired):
+    await wired.add(wired.author.reserved("stray", OTHER_RUN))
+    move_to(wired, 61)
+    assert await wired.ledger.settler.settle() == 1
+    await wired.caught_up()
+    assert wired.queries.costs("run").total.reserved_nano_usd == 0

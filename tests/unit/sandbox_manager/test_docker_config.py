@@ -1,5 +1,6 @@
 """One sandbox as a container: every flag."""
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -8,14 +9,14 @@ from unit.sandbox_manager.samples import NOW, evaluation_requested
 
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.agent_sandbox import evaluation_spec
-from ridges.sandbox_manager.docker_config import command_env, container_config, image_of
+from ridges.sandbox_manager.docker_config import command_env, container_config, holder_config, image_of
 
 IMAGE = image_of({"Id": "sha256:abc", "Config": {"Env": ["PATH=/opt/bin:/bin", "SECRET=x"], "Volumes": {"/data": {}}}})
 SPEC = evaluation_spec(evaluation_requested(), b"", sandbox_id="s1", now=NOW)
 DEFAULT = SandboxLimits()
 
 
-def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runtime: str | None = None):
+def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runtime: str | None = None, holder=None):
     spec = msgspec.structs.replace(SPEC, limits=limits)
     return container_config(
         spec,
@@ -25,6 +26,7 @@ def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runti
         engine_cpus=2,
         proxy_dir=proxy_dir,
         runtime=runtime,
+        network_holder=holder,
     )
 
 
@@ -73,13 +75,35 @@ def test_full_temporary_file_systems_leave_memory_for_processes(memory_mib):
     host = config(SandboxLimits(memory_bytes=memory_mib * MIB, disk_bytes=100_000 * MIB))["HostConfig"]
     ours = {path: options for path, options in host["Tmpfs"].items() if path not in ("/data", "/dev/mqueue")}
     assert set(ours) == {"/sandbox", "/tmp", "/home/agent"}
-    sizes = [int(options.rpartition("size=")[2]) for options in ours.values()]
+    sizes = [int(re.search(r"size=(\d+)", options)[1]) for options in ours.values()]
     assert sum(sizes) + host["ShmSize"] < memory_mib * MIB
     assert all("exec" in options and "nosuid" in options for options in ours.values())
 
 
 def test_the_working_directory_has_the_disk_limit_where_memory_allows():
-    assert config()["HostConfig"]["Tmpfs"]["/sandbox"].endswith(f"size={1024 * MIB}")
+    assert config()["HostConfig"]["Tmpfs"]["/sandbox"].split(",").count(f"size={1024 * MIB}") == 1
+
+
+def test_empty_files_do_not_fill_the_memory_that_the_result_needs():
+    for memory_mib in (512, 2048, 65536):
+        host = config(SandboxLimits(memory_bytes=memory_mib * MIB))["HostConfig"]
+        inodes = [int(found[1]) for each in host["Tmpfs"].values() if (found := re.search(r"nr_inodes=(\d+)", each))]
+        assert len(inodes) == 3
+        assert sum(inodes) * 1536 < memory_mib * MIB * 0.75
+
+
+def test_a_network_that_is_held_for_it_is_joined():
+    joined = config(holder="abc")
+    assert joined["HostConfig"]["NetworkMode"] == "container:abc"
+    assert "Hostname" not in joined, "the engine refuses both"
+
+
+def test_a_holder_has_no_more_than_a_sandbox_and_removes_itself():
+    body = holder_config(IMAGE, "o", "idle-1", NOW)
+    host = body["HostConfig"]
+    assert (host["AutoRemove"], host["ReadonlyRootfs"], host["NetworkMode"]) == (True, True, "none")
+    assert host["CapDrop"] == ["ALL"]
+    assert body["Labels"]["ridges.owner"] == "o"
 
 
 def test_an_images_volumes_never_reach_the_hosts_disk():

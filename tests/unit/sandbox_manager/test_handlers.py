@@ -287,6 +287,19 @@ async def test_a_machine_without_sandboxes_is_waited_for_and_then_named():
     assert (ended.attempt, ended.cause, ended.detail) == (0, Cause.SANDBOX_UNAVAILABLE, "no engine; start it")
 
 
+async def test_an_engine_that_goes_away_costs_one_attempt_and_then_runs_wait_for_it():
+    scene = await Scene(SandboxUnavailable("engine gone", "start it"), wait_s=60).set()
+    with pytest.raises(SandboxUnavailable):
+        await scene.deliver()
+    scene.sandbox.broken = SandboxUnavailable("engine gone", "start it")
+    with pytest.raises(SandboxUnavailable):
+        await scene.deliver()
+    scene.sandbox.ends, scene.sandbox.broken = [PATCHED], None
+    scene.handlers._technologies.distrust("docker")
+    begun, ended = await scene.deliver()
+    assert (begun.attempt, type(ended)) == (2, ev.PatchProduced)
+
+
 async def test_a_missing_blob_ends_the_run():
     scene = await Scene(PATCHED).set()
     scene.blobs.contents.clear()

@@ -25,6 +25,7 @@ FACTS = {
     "out_of_memory": False,
     "wall_s": 1.5,
     "cpu_s": 0.5,
+    "written_bytes": 5,
     "peak_memory_bytes": 1000,
     "log_dropped_chars": 0,
     "log_size": 3,

@@ -5,6 +5,7 @@ Layout: ``sha256/ab/<the other 62 digits>``.
 
 import asyncio
 import os
+import re
 import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -12,17 +13,20 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import ObjectStore, from_url
 
-from ridges.chassis.ports import BlobMissing, BlobStore
+from ridges.chassis.ports import BlobMissing, NamedBlobStore
 from ridges.contracts.blobs import DIGEST, BlobRef, digest_of, ref_to
 
 PING_NAME = "ping"
+NAMED = "named"
+"""Folder of the few contents that are found by name."""
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9.-]*)*")
 
 
 class BlobsUrlError(ValueError):
     """The URL names no blob store."""
 
 
-def open_blob_store(url: str) -> BlobStore:
+def open_blob_store(url: str) -> NamedBlobStore:
     """The blob store at the URL.
 
     Raises:
@@ -61,6 +65,26 @@ class FileBlobStore:
     async def ping(self) -> None:
         await asyncio.to_thread(_write_durably, self._root / PING_NAME, b"")
 
+    async def put_named(self, name: str, content: bytes) -> None:
+        await asyncio.to_thread(_write_durably, self._root / _named(name), content)
+
+    async def get_named(self, name: str) -> bytes | None:
+        try:
+            return await asyncio.to_thread((self._root / _named(name)).read_bytes)
+        except FileNotFoundError:
+            return None
+
+    async def names(self, folder: str) -> list[str]:
+        return await asyncio.to_thread(self._names, folder)
+
+    def _names(self, folder: str) -> list[str]:
+        try:
+            return sorted(
+                f"{folder}/{path.name}" for path in (self._root / _named(folder)).iterdir() if path.name[0] != "."
+            )
+        except FileNotFoundError:
+            return []
+
 
 class ObjectBlobStore:
     """Blobs as objects of a bucket."""
@@ -84,6 +108,20 @@ class ObjectBlobStore:
             raise BlobMissing(f"no blob {digest} in {self.store}") from None
         return _verified(digest, content, str(self.store))
 
+    async def put_named(self, name: str, content: bytes) -> None:
+        await obstore.put_async(self.store, _named(name), content)
+
+    async def get_named(self, name: str) -> bytes | None:
+        try:
+            found = await obstore.get_async(self.store, _named(name))
+            return bytes(await found.bytes_async())
+        except FileNotFoundError:
+            return None
+
+    async def names(self, folder: str) -> list[str]:
+        found = await obstore.list(self.store, _named(folder) + "/").collect_async()
+        return sorted(meta["path"].removeprefix(f"{NAMED}/") for meta in found)
+
     async def _holds(self, path: str, content: bytes) -> bool:
         try:
             found = await obstore.get_async(self.store, path)
@@ -103,6 +141,7 @@ class MemoryBlobStore:
 
     def __init__(self) -> None:
         self.contents: dict[str, bytes] = {}
+        self.named: dict[str, bytes] = {}
 
     async def put(self, content: bytes, media_type: str) -> BlobRef:
         ref = ref_to(content, media_type)
@@ -116,6 +155,22 @@ class MemoryBlobStore:
 
     async def ping(self) -> None:
         """Always writable."""
+
+    async def put_named(self, name: str, content: bytes) -> None:
+        self.named[_named(name)] = bytes(content)
+
+    async def get_named(self, name: str) -> bytes | None:
+        return self.named.get(_named(name))
+
+    async def names(self, folder: str) -> list[str]:
+        start = _named(folder) + "/"
+        return sorted(name.removeprefix(f"{NAMED}/") for name in self.named if name.startswith(start))
+
+
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} cannot name a blob; use lower-case letters, digits, '.' and '-', folders with '/'")
+    return f"{NAMED}/{name}"
 
 
 def _path_of(digest: str) -> str:

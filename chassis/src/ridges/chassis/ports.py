@@ -165,6 +165,19 @@ class BlobStore(Protocol):
         """Returns when the store can be written. Raises OSError when not."""
 
 
+class NamedBlobStore(BlobStore, Protocol):
+    """A blob store that also keeps a few contents under names, for what must be found when all else is lost."""
+
+    async def put_named(self, name: str, content: bytes) -> None:
+        """Durable when this returns; replaces what had the name. Lower-case names, folders with ``/``."""
+
+    async def get_named(self, name: str) -> bytes | None:
+        """The content; None when there is none of that name."""
+
+    async def names(self, folder: str) -> list[str]:
+        """The names in the folder, sorted."""
+
+
 class Clock(Protocol):
     """Time and ids come in through here."""
 

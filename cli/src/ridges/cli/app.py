@@ -7,6 +7,8 @@ from uuid import uuid4
 
 import typer
 
+from ridges.cli.ledger_commands import ledger_app
+
 app = typer.Typer(
     name="ridges",
     help="Run untrusted software-engineering agents on problems: sandboxed, metered, judged by hidden tests.",
@@ -16,6 +18,9 @@ app = typer.Typer(
 )
 problem_app = typer.Typer(help="List and check problems.", no_args_is_help=True)
 app.add_typer(problem_app, name="problem")
+app.add_typer(ledger_app, name="ledger")
+image_app = typer.Typer(help="Build images of sandboxes.", no_args_is_help=True)
+app.add_typer(image_app, name="image")
 
 
 class SandboxName(StrEnum):
@@ -27,11 +32,14 @@ class SandboxName(StrEnum):
 
 class CostDimension(StrEnum):
     RUN = "run"
+    ATTEMPT = "attempt"
     AGENT = "agent"
     PROBLEM = "problem"
+    BATCH = "batch"
     MODEL = "model"
     PROVIDER = "provider"
     DAY = "day"
+    TOKEN_KIND = "token_kind"  # noqa: S105 - no secret
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -64,7 +72,7 @@ def run(
         problem=problem,
         agent_source=run_command.read_agent(agent),
         agent_name=agent.name,
-        model=model,
+        model=model or run_command.configured_model(),
         limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests),
         sandbox=sandbox.value,
     )
@@ -92,27 +100,28 @@ def runs(
 
 
 @app.command()
-def show(
-    run_id: RunId,
-    log: Annotated[bool, typer.Option("--log", help="Print the agent's log instead.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show one run: verdict, tests, patch, usage, cost."""
     from ridges.cli import render
-    from ridges.cli.errors import UsageError
     from ridges.cli.system import system_for_reading
 
-    if log and as_json:
-        raise UsageError("--log prints text; leave --json away")
     with system_for_reading() as client:
         detail = client.run(run_id)
-        text = client.log(detail.run_id) if log else ""
-    if log:
-        render.agent_log(text)
-    elif as_json:
+    if as_json:
         render.json_document(render.run_document(detail))
     else:
         render.run_page(detail)
+
+
+@app.command()
+def logs(
+    run_id: RunId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the agent ended.")] = False,
+) -> None:
+    """Print an agent's log, also while the agent runs."""
+    from ridges.cli import logs_command
+
+    logs_command.show_log(run_id, follow)
 
 
 @app.command()
@@ -166,6 +175,20 @@ def costs(
         render.json_document(report)
     else:
         render.costs_table(report)
+
+
+@app.command()
+def export(
+    file: Annotated[Path, typer.Argument(help="Its ending says how: .jsonl, .csv, .parquet, .html, .xml (JUnit).")],
+    by: Annotated[CostDimension | None, typer.Option(help="Costs by this; default: runs.")] = None,
+) -> None:
+    """Write all runs, or costs, to a file."""
+    from ridges.cli.export import export as write
+    from ridges.cli.system import say, system_for_reading
+
+    with system_for_reading() as client:
+        count = write(client, file, None if by is None else by.value)
+    say(f"{count} {'runs' if by is None else 'rows'} written to {file}")
 
 
 @app.command()
@@ -257,3 +280,24 @@ def problem_check(
     from ridges.cli import problem_check as check
 
     raise typer.Exit(check.check_problems(problem, as_json))
+
+
+@image_app.command("build")
+def image_build(
+    file: Annotated[
+        Path | None, typer.Option("--file", "-f", help="Your own Dockerfile (default: the agent image).")
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", "-t", help="Name of your own image.")] = None,
+    base: Annotated[str | None, typer.Option(help="Image to build on (build argument BASE_IMAGE).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build the agent image, or one of your own, and see that sandboxes can use it."""
+    from ridges.cli import image_build as building
+    from ridges.cli import render
+    from ridges.cli.system import say
+
+    image = building.build_image(file, tag, base)
+    if as_json:
+        render.json_document({"image": image})
+    else:
+        say(f'{image} is ready; runs use it with `image = "{image}"` below [sandbox] in ridges.toml')

@@ -20,6 +20,8 @@ from ridges.contracts.requests import RequestRun
 
 T = TypeVar("T")
 PATIENCE_S = 30.0
+PASS_TIMEOUT_S = 600.0
+"""Longest silence of a pass over the log: blobs are read without a word."""
 SILENT_S = 2.0
 """After which the user hears why nothing happens."""
 
@@ -70,6 +72,40 @@ class LedgerClient:
 
     def parked(self) -> list[dict[str, object]]:
         return self._decode(self._call("GET", "/v1/parked"), list[dict[str, object]])
+
+    def price_lists(self) -> list[views.PriceListRow]:
+        return self._decode(self._call("GET", "/v1/price-lists"), list[views.PriceListRow])
+
+    def publish_price_list(self, toml: str) -> views.PriceListRow:
+        return self._decode(self._call("POST", "/v1/price-lists", toml.encode()), views.PriceListRow)
+
+    def reprice(self, price_list: str, toml: str | None, since: str | None) -> views.RepriceReport:
+        """With the prices in the TOML text, else with those of a published list."""
+        if toml is not None:
+            answer = self._call("POST", "/v1/reprice?" + _query({"since": since}), toml.encode())
+        else:
+            answer = self._call("GET", "/v1/reprice?" + _query({"price_list": price_list, "since": since}))
+        return self._decode(answer, views.RepriceReport)
+
+    def run_pass(self, path: str) -> Iterator[views.PassProgress | views.PassResult]:
+        """How far a pass over the log is, then its result."""
+        try:
+            with self._open("POST", path, b"", timeout_s=PASS_TIMEOUT_S) as response:
+                kind = ""
+                for line in response:
+                    text = line.decode("utf-8", "replace").rstrip("\r\n")
+                    if text.startswith("event:"):
+                        kind = text[6:].strip()
+                    elif text.startswith("data:") and kind == "progress":
+                        yield self._decode(text[5:].strip().encode(), views.PassProgress)
+                    elif text.startswith("data:") and kind == "result":
+                        yield self._decode(text[5:].strip().encode(), views.PassResult)
+                        return
+        except urllib.error.HTTPError as error:
+            raise _error_of(error) from error
+        except (OSError, HTTPException) as error:
+            raise CliError(f"the ledger at {self._url} went away ({error}); start it and run this again") from error
+        raise CliError("the ledger ended before the pass did; nothing was changed, run it again")
 
     def follow(self, run_id: str) -> Iterator[views.RunRow]:
         """The run after each of its events, until it ended. Reconnects when the stream breaks."""

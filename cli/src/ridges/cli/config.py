@@ -45,12 +45,20 @@ class PortsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     evaluator: Port | None = None
 
 
+class RunSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[run]``: what `ridges run` and `ridges demo` do unless told otherwise."""
+
+    model: str | None = None
+    """Handed to agents as RIDGES_MODEL."""
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parts of ``ridges.toml`` that the embedded system reads."""
 
     sandbox: SandboxSection = SandboxSection()
     problems: ProblemsSection = ProblemsSection()
     ports: PortsSection = PortsSection()
+    run: RunSection = RunSection()
     provider: list[dict[str, object]] = []
 
 
@@ -86,6 +94,21 @@ def read_config(root: Path) -> Config:
 def provider_key_variables(config: Config) -> set[str]:
     """Names of the environment variables that hold provider keys: only the gateway gets them."""
     return {str(provider["key_env"]) for provider in config.provider if provider.get("key_env")}
+
+
+def live_model(config: Config) -> str | None:
+    """The model a demo uses: ``[run] model``, else the first of a provider that is no recording and has its key."""
+    if config.run.model:
+        return config.run.model
+    for provider in config.provider:
+        key = provider.get("key_env")
+        models = provider.get("model")
+        if provider.get("kind") == "replay" or (key and not os.environ.get(str(key))) or not isinstance(models, list):
+            continue
+        for model in models:
+            if model.get("kind", "chat") == "chat":
+                return str(model["name"])
+    return None
 
 
 def agent_environment(config: Config, root: Path) -> str | None:

@@ -10,9 +10,9 @@ import msgspec
 from ridges.chassis.clock import SystemClock
 from ridges.cli import progress, render
 from ridges.cli.client import LedgerClient
-from ridges.cli.config import project_root
+from ridges.cli.config import live_model, project_root, read_config
 from ridges.cli.errors import CliError, Exit, UsageError
-from ridges.cli.run_command import read_agent
+from ridges.cli.run_command import OUR_FAULTS, read_agent
 from ridges.cli.system import any_system, say
 from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.requests import RequestedLimits, RequestRun
@@ -41,13 +41,15 @@ def run_demo(sandbox: str, as_json: bool) -> Exit:
     root = project_root()
     demo = _read(root / "examples" / "demo.toml")
     source = read_agent(root / demo.agent)
+    model = live_model(read_config(root))
+    say(f"model: {model or 'recorded replies (no key needed); other providers: see ridges.toml'}")
     with any_system(sandbox) as client:
-        rows = _follow_all(client, [_request(demo, example, source, sandbox) for example in demo.example])
+        rows = _follow_all(client, [_request(demo, example, source, sandbox, model) for example in demo.example])
     if as_json:
         render.json_document(rows)
     else:
         render.runs_table(rows, total=True)
-    return _compare(demo, rows)
+    return _compare(demo, rows) if model is None else _judge(rows)
 
 
 def _read(path: Path) -> Demo:
@@ -59,12 +61,13 @@ def _read(path: Path) -> Demo:
         raise UsageError(f"{path}: {error}") from error
 
 
-def _request(demo: Demo, example: Example, source: str, sandbox: str) -> RequestRun:
+def _request(demo: Demo, example: Example, source: str, sandbox: str, model: str | None) -> RequestRun:
     return RequestRun(
         run_id=str(uuid4()),
         problem=example.problem,
         agent_source=source,
         agent_name=Path(demo.agent).name,
+        model=model,
         limits=RequestedLimits(max_cost_usd=demo.max_cost_usd, agent_timeout_s=demo.agent_timeout_s),
         sandbox=sandbox,  # type: ignore[arg-type]
         requested_by="demo",
@@ -105,3 +108,11 @@ def _compare(demo: Demo, rows: list[RunRow]) -> Exit:
         elif example.ends == "unresolved":
             say(f"{example.problem} ended unresolved on purpose: {example.why}")
     return Exit.NOT_RESOLVED if surprises else Exit.RESOLVED
+
+
+def _judge(rows: list[RunRow]) -> Exit:
+    """With a live model every verdict is a result; only runs that end by our fault are a failure of the demo."""
+    broken = [row for row in rows if row.fault in OUR_FAULTS]
+    for row in broken:
+        say(f"{row.problem}: {row.cause}; `ridges show {row.run_id[:8]}` tells more")
+    return Exit.OUR_FAULT if broken else Exit.RESOLVED

@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from rich.console import Console
@@ -147,6 +147,23 @@ def _sandboxes(config: Config, state: StateDir) -> Iterator[Finding]:
                 status=status,
                 detail=str(adapter["detail"]),
                 remedy=adapter.get("remedy"),
+            )
+            yield from _guarantees(adapter)
+
+
+def _guarantees(adapter: dict[str, Any]) -> Iterator[Finding]:
+    """What was put to the test on this machine: one line for what holds, one for each that does not."""
+    name = f"sandbox {adapter['name']}"
+    tested = adapter.get("guarantees", ())
+    if kept := [guarantee["promise"] for guarantee in tested if guarantee["holds"]]:
+        yield Finding(name=name, status="ok", detail=f"{len(kept)} of {len(tested)} guarantees hold: {', '.join(kept)}")
+    for guarantee in tested:
+        if not guarantee["holds"]:
+            yield Finding(
+                name=name,
+                status="warning",
+                detail=f"does not hold: {guarantee['promise']}",
+                remedy="see Guarantees in services/sandbox-manager/README.md",
             )
 
 

@@ -131,10 +131,24 @@ def agent_log(text: str) -> None:
 
 
 def costs_table(report: CostReport) -> None:
-    """Prints costs by one dimension, and their total."""
+    """Prints costs by one dimension, and their total. Columns of zeros are left out, but for the usual ones."""
     table = Table(box=None, pad_edge=False)
-    table.add_column(report.by)
+    table.add_column(report.by.replace("_", " "))
     for name in ("calls", "input", "cached", "output", "reasoning", "cost USD"):
+        table.add_column(name, justify="right")
+    rare = [
+        (name, field)
+        for name, field in (
+            ("failed calls", "requests_failed"),
+            ("refused", "requests_refused"),
+            ("of it failed", "failed_nano_usd"),
+            ("of it estimated", "estimated_nano_usd"),
+            ("of it settled", "settled_nano_usd"),
+            ("reserved", "reserved_nano_usd"),
+        )
+        if any(getattr(row, field) for row in report.rows)
+    ]
+    for name, _ in rare:
         table.add_column(name, justify="right")
     for row in (*report.rows, report.total):
         if row is report.total:
@@ -142,14 +156,19 @@ def costs_table(report: CostReport) -> None:
         usage = row.usage
         table.add_row(
             safe(row.key),
-            str(row.requests),
+            f"{row.requests:,}",
             f"{usage.input:,}",
             f"{usage.cached_input:,}",
             f"{usage.output:,}",
             f"{usage.reasoning:,}",
             row.cost_usd,
+            *(_amount(field, getattr(row, field)) for _, field in rare),
         )
     _console().print(table)
+
+
+def _amount(field: str, value: int) -> str:
+    return usd_text(value) if field.endswith("_nano_usd") else f"{value:,}"
 
 
 def problems_table(problems: Sequence[ProblemRow]) -> None:

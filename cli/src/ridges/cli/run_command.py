@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ridges.cli import render
 from ridges.cli.client import LedgerClient
+from ridges.cli.config import project_root, read_config
 from ridges.cli.errors import CliError, Exit, UsageError
 from ridges.cli.progress import RunsProgress
 from ridges.cli.system import any_system, say
@@ -55,6 +56,11 @@ def run_and_show(request: RequestRun, as_json: bool) -> Exit:
     else:
         render.run_page(ended)
     return code
+
+
+def configured_model() -> str | None:
+    """``[run] model`` of this folder's configuration."""
+    return read_config(project_root()).run.model
 
 
 def limits(

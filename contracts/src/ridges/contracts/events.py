@@ -52,6 +52,8 @@ class ProblemPublished(Event, frozen=True, kw_only=True, tag="ProblemPublished")
     evaluation_timeout_s: int | None = None
     image: str | None = None
     """Sandbox image that this problem needs; null = the default image."""
+    sandbox: SandboxLimits | None = None
+    """What its sandboxes may use, where runs ask for nothing else; null = the defaults."""
 
 
 class RunRequested(Event, frozen=True, kw_only=True, tag="RunRequested"):
@@ -104,6 +106,12 @@ class ExitFacts(msgspec.Struct, frozen=True, kw_only=True):
     wall_s: float = 0.0
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
+    """Of all its processes and temporary file systems together, where a control group counted it; else of the largest
+    process."""
+    pids_peak: int | None = None
+    """Most processes and threads at once; null = nobody counted."""
+    written_bytes: int | None = None
+    """What its processes passed to write(2), whether or not it stayed: files, pipes, the log. Sockets are not in it."""
     log_truncated_chars: int = 0
 
 

@@ -44,6 +44,7 @@ class Cause(StrEnum):
     SANDBOX_UNAVAILABLE = "sandbox_unavailable"
     SANDBOX_FAILED = "sandbox_failed"
     IMAGE_MISSING = "image_missing"
+    LIMITS_REFUSED = "limits_refused"
     PLATFORM_FAILED = "platform_failed"
     LOST_WHILE_PENDING = "lost_while_pending"
     LOST_WHILE_INITIALIZING_AGENT = "lost_while_initializing_agent"
@@ -92,6 +93,9 @@ RULES = MappingProxyType(
         Cause.SANDBOX_UNAVAILABLE: Rule(_P, True, False, 2010, "no sandbox could be started on this machine"),
         Cause.SANDBOX_FAILED: Rule(_P, True, False, 2020, "the sandbox broke while it ran"),
         Cause.IMAGE_MISSING: Rule(_P, True, False, 2010, "the sandbox image is not on this machine"),
+        Cause.LIMITS_REFUSED: Rule(
+            Fault.USER, False, False, None, "the run asks for more than the operator of the machine allows"
+        ),
         Cause.PLATFORM_FAILED: Rule(_P, True, False, 2000, "an internal error"),
         Cause.LOST_WHILE_PENDING: Rule(_P, True, False, 3000, "the platform restarted while the run was pending"),
         Cause.LOST_WHILE_INITIALIZING_AGENT: Rule(_P, True, False, 3010, "the platform restarted before the agent ran"),

@@ -37,6 +37,8 @@ class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Size of the temporary file system that holds the working directory."""
     log_chars: Annotated[int, Meta(ge=0, le=5_000_000)] = 500_000
     """How much of the end of stdout and stderr is kept."""
+    runtime: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    """OCI runtime that holds it (runc, runsc, kata), where the operator allows that one; null = the manager's."""
 
 
 class RunLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -37,6 +37,8 @@ class RequestRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     run_id: str | None = None
     """A UUID of the caller's choice: the same id asked for again is the same run."""
     model: Annotated[str, Meta(max_length=200)] | None = None
+    image: Annotated[str, Meta(min_length=1, max_length=300)] | None = None
+    """Image of the run's sandboxes instead of the problem's; needs a Docker Engine that has it."""
     limits: RequestedLimits = RequestedLimits()
     sandbox: Literal["auto", "docker", "bubblewrap", "process"] = "auto"
     batch_id: Annotated[str, Meta(max_length=200)] | None = None

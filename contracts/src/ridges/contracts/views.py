@@ -82,20 +82,37 @@ class EventRow(msgspec.Struct, frozen=True, kw_only=True):
     event: AnyEvent
 
 
+CostDimension = Literal["run", "attempt", "agent", "problem", "batch", "model", "provider", "day", "token_kind"]
+
+
 class CostRow(msgspec.Struct, frozen=True, kw_only=True):
-    """Costs of one group."""
+    """Costs of one group. Every amount adds up to the total exactly."""
 
     key: str
     requests: int
+    """Answered model calls."""
     usage: TokenUsage
     cost_nano_usd: int
+    """Everything that is charged, the parts below included."""
     cost_usd: str
+    requests_failed: int = 0
+    """Calls that no provider answered."""
+    requests_refused: int = 0
+    """Calls that never reached a provider: a limit, an unknown model."""
+    failed_nano_usd: int = 0
+    """Part of the cost: attempts at a provider that failed (cut streams, errors that were billed)."""
+    estimated_nano_usd: int = 0
+    """Part of the cost: attempts whose tokens the provider did not report."""
+    settled_nano_usd: int = 0
+    """Part of the cost: calls whose outcome was lost."""
+    reserved_nano_usd: int = 0
+    """Not in the cost: set aside for calls whose outcome is not in the log (yet)."""
 
 
 class CostReport(msgspec.Struct, frozen=True, kw_only=True):
     """Costs by one dimension. The rows add up to the total exactly."""
 
-    by: Literal["run", "agent", "problem", "model", "provider", "day"]
+    by: CostDimension
     rows: tuple[CostRow, ...]
     total: CostRow
     position: int
@@ -130,3 +147,93 @@ class Problem9457(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     type: str = "about:blank"
     instance: str | None = None
+
+
+class PriceListRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A published price list."""
+
+    price_list: str
+    source: str
+    effective_at: datetime
+    published_at: datetime
+    models: int
+
+
+class RepricedRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One group's cost as recorded and with other prices."""
+
+    model: str
+    agent: str
+    day: str
+    requests: int
+    usage: TokenUsage
+    recorded_nano_usd: int
+    repriced_nano_usd: int
+
+
+class RepriceReport(msgspec.Struct, frozen=True, kw_only=True):
+    """History with other prices; the record itself is untouched."""
+
+    price_list: str
+    since: str | None
+    rows: tuple[RepricedRow, ...]
+    recorded_nano_usd: int
+    repriced_nano_usd: int
+    unpriced: tuple[str, ...]
+    """``provider/served model`` that the list has no price for: they keep their recorded cost."""
+    kept_nano_usd: int
+    """Part of both sums that has no tokens to price (settled calls) or no price in the list."""
+    position: int
+
+
+class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
+    """All runs of one batch."""
+
+    batch_id: str
+    runs: int
+    ended: int
+    resolved: int
+    errors: int
+    requests: int
+    usage: TokenUsage
+    cost_nano_usd: int
+    cost_usd: str
+    reserved_nano_usd: int
+    requested_at: datetime
+    """Of the first run."""
+    finished_at: datetime | None
+    """Of the last run; null while one goes on."""
+
+
+class PassProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a pass over the whole log is."""
+
+    what: Literal["rebuild", "verify", "archive", "restore"]
+    phase: str
+    done: int
+    total: int
+    rate_per_s: float
+    eta_s: float | None
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """Something in the log, its blobs or its archive that is not as it must be."""
+
+    kind: str
+    severity: Literal["error", "warning"]
+    detail: str
+    """What is wrong and what to do."""
+    position: int | None = None
+    event_id: str | None = None
+    run_id: str | None = None
+
+
+class PassResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a pass over the log ended."""
+
+    what: Literal["rebuild", "verify", "archive", "restore"]
+    ok: bool
+    summary: str
+    events: int
+    seconds: float
+    findings: tuple[Finding, ...] = ()

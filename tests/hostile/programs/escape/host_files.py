@@ -8,10 +8,9 @@ def broke_out(what):
 
 
 for path in (
-    *("/etc/shadow", "/etc/ssh", "/etc/sudoers", "/etc/hostname", "/etc/machine-id", "/root/.ssh", "/root/.bashrc"),
+    *("/etc/shadow", "/etc/ssh", "/etc/sudoers", "/etc/machine-id", "/root/.ssh", "/root/.bashrc"),
     *(
         "/var/lib/docker",
-        "/var/log",
         "/var/run/docker.sock",
         "/boot",
         "/home/agent/.ssh",
@@ -58,3 +57,14 @@ if len(others) > 1:
 for variable in os.environ:
     if any(word in variable for word in ("TOKEN", "SECRET", "PASSWORD", "NATS", "AWS_")):
         broke_out(f"variable {variable}")
+for path in ("/etc/hostname", "/proc/sys/kernel/hostname"):
+    try:
+        if open(path).read().strip() != "sandbox":
+            broke_out(f"the name of the host in {path}: {open(path).read()!r}")
+    except OSError:
+        pass
+for name in ("syslog", "messages", "auth.log", "kern.log", "journal", "dmesg", "dpkg.log", "nginx"):
+    try:
+        broke_out(f"read the log {name}: {open('/var/log/' + name, 'rb').read(10)}")
+    except OSError:
+        pass

@@ -24,7 +24,7 @@ for target in (
     *("/v1/../admin", "/v1/models/../../metrics", "/v1/%2e%2e/metrics", "/v1%2fmodels", "/v1/models%00", "/%76%31/models"),
     *("/v1/models;x", "/V1/models", "/v1/models/", "/metrics", "/readyz", "/livez", "/schema", "/v1/runs", "/", "*", ""),
     *("/v1/models#x", "/v1/models\t/x", "/v1/models\x00", "\\v1\\models", "/v1/chat/completions/../../../metrics"),
-    *("@evil/v1/models", "/refused/404", "/v1/models HTTP/1.1\r\nX: y", "unix:/run/x", "/api/inference%20"),
+    *("@evil/v1/models", "/refused/404", "unix:/run/x", "/api/inference%20"),
 ):
     for method in ("GET", "POST", "CONNECT", "TRACE", "OPTIONS", "PURGE", "get", "GET\t"):
         reply = say(f"{method} {target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode("latin-1"))

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 
-sys.setrecursionlimit(10**9)
+sys.setrecursionlimit(200_000)
 
 
 def deeper(level):

@@ -7,7 +7,7 @@ wanted = re.compile(b"CANARY" + b"-[0-9a-f]{16}|[0-9a-f-]{36}" + rb"\.[0-9a-f]{6
 read = 0
 
 
-def look(path, limit=8 << 20):
+def look(path, limit=1 << 18):
     global read
     try:
         with open(path, "rb") as file:

@@ -10,7 +10,7 @@ for command in (
     [sys.executable, "/sandbox/agent_runner.py", "x"],
     ["git", "-C", "/sandbox/repo", "fetch", "origin"],
     ["git", "-C", "/sandbox/repo", "log", "--all", "--show-signature"],
-    ["pip", "download", "nothing-at-all"],
+    ["pip", "download", "--retries", "0", "--timeout", "1", "nothing-at-all"],
     ["pip", "config", "list", "-v"],
     ["curl", "-v", "http://127.0.0.1:1"],
     ["env"],
@@ -18,7 +18,7 @@ for command in (
     ["cat", "/etc/hosts", "/etc/resolv.conf", "/proc/self/cgroup"],
 ):
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=10)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=3)
         said += done.stdout + done.stderr
     except (OSError, subprocess.TimeoutExpired) as error:
         said += repr(error)

@@ -82,6 +82,7 @@ def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> byte
     tree = moved(problem.workspace, "repo") | moved(problem.tests, "grading/tests")
     tree["patch.diff"] = SourceFile(patch.content if patch else b"")
     tree[_PLAN] = SourceFile(msgspec.json.encode(plan))
+    tree["grading/rounds"] = SourceFile(str(len(plan.rounds)).encode())  # the grader wants it before the plan
     for name in ("grade.py", "run_tests.py"):
         tree[f"grading/{name}"] = SourceFile((inside / name).read_bytes())
     return pack(tree)

@@ -6,6 +6,8 @@ from uuid import UUID, uuid5
 
 import msgspec
 
+from ridges.contracts.limits import SandboxLimits
+
 Category = Literal["default", "pass_to_pass", "fail_to_pass"]
 Kind = Literal["fix", "create"]
 
@@ -60,6 +62,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     agent_timeout_s: int | None = None
     evaluation_timeout_s: int | None = None
     image: str | None = None
+    sandbox: SandboxLimits | None = None
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):

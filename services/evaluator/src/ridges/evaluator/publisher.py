@@ -169,6 +169,7 @@ class Publisher:
                 agent_timeout_s=problem.agent_timeout_s,
                 evaluation_timeout_s=problem.evaluation_timeout_s,
                 image=problem.image,
+                sandbox=problem.sandbox,
             )
             try:
                 await self._store.append(stream_id, [event], LastPosition(position, ProblemPublished))

@@ -1,7 +1,8 @@
 """Composition root of the gateway."""
 
 import random
-from collections.abc import AsyncIterator, Mapping
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -16,23 +17,27 @@ from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable
 from ridges.chassis.serving import run, serve
 from ridges.chassis.settings import SettingsError, load
+from ridges.gateway.adapters import make_adapter
 from ridges.gateway.attempts import Attempts
 from ridges.gateway.contents import Contents
 from ridges.gateway.contract_routes import contract_routes
 from ridges.gateway.identity import Identity
+from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.meters import Meters
-from ridges.gateway.openai_http import OpenAiHttp
 from ridges.gateway.openai_routes import openai_routes
-from ridges.gateway.pipeline import Pipeline
+from ridges.gateway.openapi import openapi_routes
+from ridges.gateway.orphans import Orphans
+from ridges.gateway.pipeline import Observer, Pipeline
 from ridges.gateway.ports import ModelProvider
 from ridges.gateway.providers_config import ConfigError, ProvidersConfig, load_providers
-from ridges.gateway.replay import Replay
+from ridges.gateway.reloading import Reloading
 from ridges.gateway.replies import exception_handlers
 from ridges.gateway.reservations import Reservations
 from ridges.gateway.roster import Roster
 from ridges.gateway.run_states import RunStates
 from ridges.gateway.settings import GatewaySettings
 from ridges.gateway.settling import Settler
+from ridges.gateway.tracing import Tracing, TracingUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +51,10 @@ class Gateway:
     http: Litestar
     states: RunStates
     pipeline: Pipeline
+    calls: KeyedCalls
+    roster: Roster
+    background: tuple[Callable[[], Awaitable[None]], ...]
+    """What must run beside the HTTP app."""
 
 
 def wire_gateway(
@@ -58,27 +67,42 @@ def wire_gateway(
     clock: Clock,
     meters: Meters,
     rng: random.Random,
+    tracing: Tracing | None = None,
 ) -> Gateway:
-    """All parts, wired. ``states.follow()`` must run beside the HTTP app."""
+    """All parts, wired. Call within a running event loop; close the roster."""
     states = RunStates(store, settings.known_runs)
     settler = Settler(store, states)
-    roster = Roster(config, adapters, clock, rng)
+    roster = Roster(config, lambda provider: adapters[provider.name], clock, rng)
     contents = Contents(blobs, settings.contents)
+    observers: tuple[Observer, ...] = (meters,) if tracing is None else (meters, tracing)
     pipeline = Pipeline(
         states=states,
         reservations=Reservations(
-            store, states, settler, clock, wait_s=settings.budget_wait_s, longest_call_s=settings.call_deadline_s
+            store,
+            states,
+            settler,
+            clock,
+            wait_s=settings.budget_wait_s,
+            longest_call_s=settings.call_deadline_s,
+            gateway=settings.name,
+            hedging=settings.hedge_after_s is not None,
         ),
         roster=roster,
-        attempts=Attempts(roster, clock, stream_idle_s=settings.stream_idle_s),
+        attempts=Attempts(roster, clock, stream_idle_s=settings.stream_idle_s, hedge_after_s=settings.hedge_after_s),
         settler=settler,
         contents=contents,
-        meters=meters,
+        observers=observers,
         clock=clock,
         call_deadline_s=settings.call_deadline_s,
     )
+    orphans = Orphans(store, states, settler, clock, gateway=settings.name, longest_call_s=settings.call_deadline_s)
+    calls = KeyedCalls(pipeline, states, contents, clock, longest_call_s=settings.call_deadline_s)
     checks = {"event log": store.ping, "runs": _following(states), "blobs": contents.ping}
-    return Gateway(_http(pipeline, Identity(settings.token_key), checks), states, pipeline)
+    http = _http(pipeline, calls, Identity(settings.token_key), checks)
+    background = [states.follow, orphans.settle_recent]
+    if hasattr(signal, "SIGHUP"):
+        background.append(Reloading(settings.config, roster, make_adapter, meters).on_sighup)
+    return Gateway(http, states, pipeline, calls, roster, tuple(background))
 
 
 @asynccontextmanager
@@ -92,7 +116,7 @@ async def open_adapters(config: ProvidersConfig) -> AsyncIterator[dict[str, Mode
     async with AsyncExitStack() as stack:
         adapters: dict[str, ModelProvider] = {}
         for provider in config.providers:
-            adapter: ModelProvider = Replay(provider) if provider.kind == "replay" else OpenAiHttp(provider)
+            adapter = make_adapter(provider)
             stack.push_async_callback(adapter.close)
             adapters[provider.name] = adapter
         yield adapters
@@ -111,7 +135,8 @@ async def serve_gateway(settings: GatewaySettings) -> None:
             config = load_providers(settings.config)
             adapters = await stack.enter_async_context(open_adapters(config))
             blobs = open_blob_store(settings.blobs_url)
-        except (ConfigError, BlobsUrlError) as error:
+            tracing = Tracing(SystemClock()) if settings.otel else None
+        except (ConfigError, BlobsUrlError, TracingUnavailable) as error:
             raise SettingsError(str(error)) from error
         store = await stack.enter_async_context(
             open_event_store(
@@ -131,14 +156,18 @@ async def serve_gateway(settings: GatewaySettings) -> None:
             blobs=blobs,
             clock=SystemClock(),
             meters=Meters(),
-            rng=random.SystemRandom(),
+            rng=random.Random(settings.choice_seed),  # noqa: S311 - spreads load, keeps no secret
+            tracing=tracing,
         )
+        stack.push_async_callback(gateway.roster.close)
+        if tracing is not None:
+            stack.callback(tracing.close)
         log.info("gateway starts", providers=[provider.name for provider in config.providers], port=settings.http_port)
         await serve(
             gateway.http,
             host=settings.http_host,
             port=settings.http_port,
-            background=[gateway.states.follow],
+            background=gateway.background,
             drain=gateway.pipeline.drain,
             drain_timeout_s=settings.drain_timeout_s,
         )
@@ -149,11 +178,12 @@ def main() -> None:
     run(lambda: serve_gateway(load(GatewaySettings)))
 
 
-def _http(pipeline: Pipeline, identity: Identity, checks: Mapping[str, Check]) -> Litestar:
+def _http(pipeline: Pipeline, calls: KeyedCalls, identity: Identity, checks: Mapping[str, Check]) -> Litestar:
     return Litestar(
         route_handlers=[
-            *contract_routes(pipeline, identity),
-            *openai_routes(pipeline, identity),
+            *contract_routes(pipeline, calls, identity),
+            *openai_routes(pipeline, calls, identity),
+            *openapi_routes(),
             *health_handlers("gateway", checks),
         ],
         exception_handlers=exception_handlers,

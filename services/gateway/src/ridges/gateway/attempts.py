@@ -1,63 +1,69 @@
-"""One provider after the other until one answers: failover inside one deadline, unseen by the caller."""
+"""One provider after the other until one answers: failover inside one deadline, unseen by the caller.
 
-from collections.abc import AsyncGenerator, Callable
+With ``hedge_after_s`` a second provider is asked beside one that is slow; the first good answer wins, the other
+attempt is ended, and both are charged.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from typing import TypeVar
-
-import msgspec
-from msgspec import Raw
+from typing import Any, TypeVar
 
 from ridges.chassis.ports import Clock
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.calls import UNREADABLE, MalformedReply, upstream_body
+from ridges.gateway.answers import (
+    REFUSES_US,
+    AskAnother,
+    StreamCut,
+    error_text,
+    failure_of,
+    refusal_of,
+    text_of,
+    usage_of,
+)
+from ridges.gateway.calls import MalformedReply, upstream_body
 from ridges.gateway.errors import ProviderFailed
 from ridges.gateway.ports import Path, ProviderReply, ProviderStream, ProviderTooSlow, ProviderUnreachable
 from ridges.gateway.records import CallRecord
-from ridges.gateway.roster import NoneUsable, Offer, Roster
-from ridges.gateway.sse import BrokenStream, SseRelay, generated_bytes, reply_bytes
-from ridges.gateway.usage_parsing import parse_usage
-
-FAILOVER = frozenset({401, 402, 403, 404, 408, 425, 429})
-"""Answers (besides 5xx) that speak of this provider, not of the request: another one may do better."""
-REFUSES_US = frozenset({401, 402, 403, 408})
-TEXT_CHARS = 2_000
+from ridges.gateway.roster import NoneUsable, Roster, Turn
+from ridges.gateway.sse import BrokenStream, SseRelay, generated_text, reply_text
 
 Reply = TypeVar("Reply")
+Answer = TypeVar("Answer")
 
 
-class StreamCut(Exception):
-    """A stream broke after its first event: the caller has seen a part of it."""
+class _Ask:
+    """One attempt: where it goes, what it sends, what has come."""
 
-    def __init__(self, failure: ProviderFailed) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
+    __slots__ = ("attempt", "body", "deadline", "events", "relay", "turn")
 
+    def __init__(self, record: CallRecord, turn: Turn, output_limit: int, deadline: float) -> None:
+        offer = turn.offer
+        self.turn = turn
+        self.attempt = record.begin(offer, output_limit)
+        self.body = upstream_body(record.call, offer.model.served, record.told_limit(output_limit))
+        self.deadline = min(deadline, self.attempt.began_at + offer.provider.timeout_s)
+        self.relay = SseRelay(keep_usage=record.call.keep_usage)
+        self.events: AsyncGenerator[bytes, None] | None = None
 
-class _Next(Exception):
-    """The attempt failed, another provider may be asked."""
-
-    def __init__(self, failure: ProviderFailed) -> None:
-        super().__init__(failure.detail)
-        self.failure = failure
-
-
-class _Envelope(msgspec.Struct):
-    usage: Raw = Raw(b"null")
-
-
-class _ErrorObject(msgspec.Struct):
-    message: str
-
-
-class _ErrorBody(msgspec.Struct):
-    error: _ErrorObject
+    def left(self, record: CallRecord) -> None:
+        """Also when it was cancelled in the middle: then the attempt is still open."""
+        if self.attempt.ended is None:
+            self.attempt.generated(generated_text(self.relay.received))
+            why = "another provider answered first" if record.answered else "the caller closed the connection"
+            self.attempt.end("abandoned", detail=why)
+            self.turn.said_nothing()
+        self.turn.give_back()
 
 
 class Attempts:
     """Sends calls to providers and keeps the record of each attempt."""
 
-    def __init__(self, roster: Roster, clock: Clock, *, stream_idle_s: float) -> None:
-        self._roster, self._clock, self._stream_idle_s = roster, clock, stream_idle_s
+    def __init__(
+        self, roster: Roster, clock: Clock, *, stream_idle_s: float, hedge_after_s: float | None = None
+    ) -> None:
+        self._roster, self._clock = roster, clock
+        self._stream_idle_s, self._hedge_after_s = stream_idle_s, hedge_after_s
 
     async def send(self, record: CallRecord, deadline: float, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
         """The first good answer: its body and what the dialect makes of it.
@@ -69,17 +75,19 @@ class Attempts:
         tried: set[str] = set()
         last: ProviderFailed | None = None
         while True:
-            offer, body = await self._next(record, tried, deadline, last)
+            ask = await self._next(record, tried, deadline, last)
+            asks = [ask]
             try:
-                return await self._send_once(record, offer, body, deadline, accept)
-            except _Next as failed:
+                if self._hedge_after_s is None:
+                    return await self._send_once(record, ask, accept)
+                return (await self._race(record, asks, tried, lambda one: self._send_once(record, one, accept)))[1]
+            except AskAnother as failed:
                 last = failed.failure
             finally:
-                self._left(record, offer)
+                for one in asks:
+                    one.left(record)
 
-    async def stream(
-        self, record: CallRecord, relay: Callable[[], SseRelay], deadline: float
-    ) -> AsyncGenerator[bytes, None]:
+    async def stream(self, record: CallRecord, deadline: float) -> AsyncGenerator[bytes, None]:
         """The events of the first good stream; before its first event failures stay unseen.
 
         Raises:
@@ -89,168 +97,209 @@ class Attempts:
         """
         tried: set[str] = set()
         last: ProviderFailed | None = None
+        sent = False
         while True:
-            offer, body = await self._next(record, tried, deadline, last)
-            reading = relay()
+            ask = await self._next(record, tried, deadline, last)
+            asks = [ask]
             try:
-                async with aclosing(self._stream_once(record, offer, body, deadline, reading)) as once:
-                    async for events in once:
-                        yield events
+                if self._hedge_after_s is not None:
+                    ask, first = await self._race(record, asks, tried, self._first_events)
+                    if first:
+                        sent = True
+                        yield first
+                async with aclosing(ask.events or self._stream_once(ask)) as events:
+                    async for event in events:
+                        sent = True
+                        yield event
+                record.received = ask.relay.received
                 return
-            except _Next as failed:
-                if reading.received:
+            except AskAnother as failed:
+                if sent:
                     raise StreamCut(failed.failure) from failed
                 last = failed.failure
             finally:
-                if record.is_open:
-                    record.generated(generated_bytes(reading.received))
-                self._left(record, offer)
+                for one in asks:
+                    if one.events is not None:
+                        await one.events.aclose()
+                    one.left(record)
 
-    def _left(self, record: CallRecord, offer: Offer) -> None:
-        """Also when the attempt was cancelled in the middle: then it is still open."""
-        if record.is_open:
-            record.abandon()
-            self._roster.said_nothing(offer)
-        self._roster.give_back(offer)
-
-    async def _next(
-        self, record: CallRecord, tried: set[str], deadline: float, last: ProviderFailed | None
-    ) -> tuple[Offer, bytes]:
-        call = record.call
-        offers = self._roster.offers(call.model, call.kind)
+    async def _next(self, record: CallRecord, tried: set[str], deadline: float, last: ProviderFailed | None) -> _Ask:
         affordable, output_limit = record.next_output_limit()
         in_time = self._clock.monotonic() < deadline
-        if last is not None and not (affordable and in_time and any(o.provider.name not in tried for o in offers)):
+        untried = any(offer.provider.name not in tried for offer in record.offers)
+        if last is not None and not (affordable and in_time and untried):
             raise last
         try:
-            offer = await self._roster.take(offers, tried, deadline)
+            turn = await self._roster.take(record.offers, tried, deadline, record.run_id)
         except NoneUsable as resting:
             raise last or ProviderFailed(
                 503,
-                f"No provider of the model {call.model} can be used right now (each has failed or asked for patience).",
+                f"No provider of the model {record.call.model} can be used right now (each has failed, asked for "
+                "patience or is full).",
                 resting.usable_in_s,
             ) from resting
-        tried.add(offer.provider.name)
-        record.begin(offer)
-        return offer, upstream_body(call, offer.model.served, output_limit)
+        tried.add(turn.offer.provider.name)
+        return _Ask(record, turn, output_limit, deadline)
 
-    async def _send_once(
-        self, record: CallRecord, offer: Offer, body: bytes, deadline: float, accept: Callable[[bytes], Reply]
-    ) -> tuple[bytes, Reply]:
+    def _second(self, record: CallRecord, tried: set[str], deadline: float) -> _Ask | None:
+        """An attempt beside the one that is slow, where budget and another healthy provider allow it at once."""
+        affordable, output_limit = record.next_output_limit()
+        turn = self._roster.take_now(record.offers, tried) if affordable else None
+        if turn is None:
+            return None
+        tried.add(turn.offer.provider.name)
+        return _Ask(record, turn, output_limit, deadline)
+
+    async def _race(
+        self,
+        record: CallRecord,
+        asks: list[_Ask],
+        tried: set[str],
+        run: Callable[[_Ask], Coroutine[Any, Any, Answer]],
+    ) -> tuple[_Ask, Answer]:
+        """The first good answer and who gave it. A second attempt begins when the first has been silent for too long.
+
+        Raises:
+            AskAnother: all of them failed.
+
+        """
+        running = {asyncio.ensure_future(run(asks[0])): asks[0]}
+        failure: AskAnother | None = None
+        try:
+            done, _ = await asyncio.wait(running, timeout=self._hedge_after_s)
+            if not done and (second := self._second(record, tried, asks[0].deadline)) is not None:
+                asks.append(second)
+                running[asyncio.ensure_future(run(second))] = second
+            while running:
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for ended in done:
+                    ask = running.pop(ended)
+                    try:
+                        answer = ended.result()
+                    except AskAnother as failed:
+                        failure = failed
+                    else:
+                        record.answered = True
+                        return ask, answer
+        finally:
+            for left in running:
+                left.cancel()
+            if running:
+                await asyncio.wait(running)
+                for left in running:
+                    _ = left.cancelled() or left.exception()  # retrieved: what it was matters no more
+        assert failure is not None
+        raise failure
+
+    async def _first_events(self, ask: _Ask) -> bytes:
+        ask.events = self._stream_once(ask)
+        return await anext(ask.events, b"")
+
+    async def _send_once(self, record: CallRecord, ask: _Ask, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
         path: Path = "chat/completions" if record.call.kind == "chat" else "embeddings"
         try:
-            reply = await offer.adapter.send(path, body, self._timeout_s(offer, deadline))
+            reply = await ask.turn.adapter.send(path, ask.body, self._left_s(ask))
         except (ProviderUnreachable, ProviderTooSlow) as error:
-            raise self._gone(record, offer, error) from error
+            raise _gone(ask, error) from error
         if reply.status != 200:
-            raise self._refused(record, offer, reply)
-        usage = _usage_of(reply.body)
+            raise _refused(ask, reply)
+        usage = usage_of(reply.body)
         try:
             accepted = accept(reply.body)
         except MalformedReply as error:
-            raise self._malformed(record, offer, _error_text(reply.body) or str(error), usage) from error
-        record.generated(reply_bytes(reply.body) if usage is None else 0)
-        record.end("ok", status=200, usage=usage)
-        self._roster.went_well(offer)
+            raise _malformed(ask, error_text(reply.body) or str(error), usage) from error
+        if usage is None:
+            ask.attempt.generated(reply_text(reply.body))
+        ask.attempt.end("ok", status=200, usage=usage)
+        ask.turn.went_well()
         return reply.body, accepted
 
-    async def _stream_once(
-        self, record: CallRecord, offer: Offer, body: bytes, deadline: float, relay: SseRelay
-    ) -> AsyncGenerator[bytes, None]:
-        timeout_s = self._timeout_s(offer, deadline)
+    async def _stream_once(self, ask: _Ask) -> AsyncGenerator[bytes, None]:
+        relay = ask.relay
         try:
-            async with offer.adapter.stream(body, timeout_s, min(self._stream_idle_s, timeout_s)) as upstream:
-                if upstream.status != 200:
-                    raise self._refused(record, offer, await _buffered(upstream))
-                async for chunk in upstream.chunks():
+            async with aclosing(self._relayed(ask)) as relayed:
+                async for events in relayed:
+                    ask.attempt.first_token()
+                    yield events
+        except BrokenStream as error:
+            raise _malformed(ask, str(error), relay.usage) from error
+        except (ProviderUnreachable, ProviderTooSlow) as error:
+            raise _gone(ask, error) from error
+        if not relay.finished:
+            raise _gone(ask, ProviderUnreachable("the stream ended before the answer was whole"))
+        if relay.usage is None:
+            ask.attempt.generated(generated_text(relay.received))
+        ask.attempt.end("ok", status=200, usage=relay.usage)
+        ask.turn.went_well()
+
+    async def _relayed(self, ask: _Ask) -> AsyncGenerator[bytes, None]:
+        relay, provider, left_s = ask.relay, ask.turn.offer.provider, self._left_s(ask)
+        first_s = min(provider.first_token_timeout_s or left_s, left_s)
+        idle_s = min(provider.idle_timeout_s or self._stream_idle_s, left_s)
+        async with ask.turn.adapter.stream(ask.body, first_s, idle_s) as upstream:
+            if upstream.status != 200:
+                raise _refused(ask, await _buffered(upstream))
+            chunks = upstream.chunks()
+            first_by = ask.attempt.began_at + first_s
+            if events := await _first_of(chunks, relay, first_by - self._clock.monotonic(), first_s):
+                yield events
+            if not relay.done:
+                async for chunk in chunks:
                     if events := relay.feed(chunk):
-                        record.first_token()
                         yield events
                     if relay.done:
                         break
-                    if self._clock.monotonic() > deadline:
-                        raise ProviderTooSlow("the deadline of the call passed")
-                if events := relay.end():
-                    yield events
-        except BrokenStream as error:
-            record.generated(generated_bytes(relay.received))
-            raise self._malformed(record, offer, str(error), relay.usage, cut=bool(relay.received)) from error
-        except (ProviderUnreachable, ProviderTooSlow) as error:
-            record.generated(generated_bytes(relay.received))
-            raise self._gone(record, offer, error, relay) from error
-        record.generated(generated_bytes(relay.received) if relay.usage is None else 0)
-        if not relay.finished:
-            raise self._gone(record, offer, ProviderUnreachable("the stream ended before the answer was whole"), relay)
-        record.end("ok", status=200, usage=relay.usage)
-        self._roster.went_well(offer)
+                    if self._clock.monotonic() > ask.deadline:
+                        raise ProviderTooSlow("the stream took longer than it may as a whole")
+            if events := relay.end():
+                yield events
 
-    def _timeout_s(self, offer: Offer, deadline: float) -> float:
-        return max(0.001, min(offer.provider.timeout_s, deadline - self._clock.monotonic()))
-
-    def _gone(
-        self,
-        record: CallRecord,
-        offer: Offer,
-        error: ProviderUnreachable | ProviderTooSlow,
-        relay: SseRelay | None = None,
-    ) -> _Next:
-        self._roster.went_wrong(offer)
-        usage = relay.usage if relay else None
-        slow = isinstance(error, ProviderTooSlow)
-        if relay and relay.received:
-            record.end("cut", status=200, usage=usage, detail=str(error))
-        else:
-            record.end("timeout" if slow else "connect_error", usage=usage, detail=str(error))
-        what = "did not answer in time" if slow else "could not be reached"
-        return _Next(ProviderFailed(504 if slow else 502, _told(offer, what, "timeout" if slow else "connect", error)))
-
-    def _malformed(
-        self, record: CallRecord, offer: Offer, detail: str, usage: TokenUsage | None, *, cut: bool = False
-    ) -> _Next:
-        self._roster.went_wrong(offer)
-        record.end("cut" if cut else "malformed", status=200, usage=usage, detail=detail)
-        return _Next(ProviderFailed(502, _told(offer, "sent a malformed answer", "malformed", detail)))
-
-    def _refused(self, record: CallRecord, offer: Offer, reply: ProviderReply) -> Exception:
-        """The failure to raise: ``_Next`` when another provider may do better, else final."""
-        text = _text_of(reply.body)
-        record.end("http_error", status=reply.status, detail=text)
-        if reply.status == 429 or (reply.status == 503 and reply.retry_after_s is not None):
-            self._roster.asked_for_patience(offer, reply.retry_after_s)
-        elif reply.status >= 500 or reply.status in REFUSES_US or reply.status < 400:
-            self._roster.went_wrong(offer)
-        else:
-            self._roster.went_well(offer)
-        status = reply.status if reply.status >= 400 else 502
-        failure = ProviderFailed(
-            status, _told(offer, "answered with an error", reply.status, text), reply.retry_after_s
-        )
-        return _Next(failure) if status >= 500 or status in FAILOVER else failure
+    def _left_s(self, ask: _Ask) -> float:
+        return max(0.001, ask.deadline - self._clock.monotonic())
 
 
-def _told(offer: Offer, what: str, code: object, text: object) -> str:
-    return f"The provider {offer.provider.name} {what} for the model {offer.model.name} (code: {code}): {text}"
-
-
-def _text_of(body: bytes) -> str:
-    """The message of an OpenAI-style error, else the text itself."""
-    text = _error_text(body) or body[: 4 * TEXT_CHARS].decode(errors="replace")
-    return text[:TEXT_CHARS].strip() or "(no text)"
-
-
-def _error_text(body: bytes) -> str | None:
-    """Some providers put an error object into a 200."""
+async def _first_of(chunks: AsyncIterator[bytes], relay: SseRelay, left_s: float, first_s: float) -> bytes:
+    """The first events with data; comments that keep the connection alive are none."""
     try:
-        return msgspec.json.decode(body, type=_ErrorBody).error.message[:TEXT_CHARS]
-    except UNREADABLE:
-        return None
+        async with asyncio.timeout(max(0.0, left_s)):
+            async for chunk in chunks:
+                if (events := relay.feed(chunk)) or relay.done:
+                    return events
+    except TimeoutError:
+        raise ProviderTooSlow(f"no token within {first_s:g} s") from None
+    return b""
 
 
-def _usage_of(body: bytes) -> TokenUsage | None:
-    try:
-        return parse_usage(msgspec.json.decode(body, type=_Envelope).usage)
-    except UNREADABLE:
-        return None
+def _gone(ask: _Ask, error: ProviderUnreachable | ProviderTooSlow) -> AskAnother:
+    ask.turn.went_wrong()
+    slow = isinstance(error, ProviderTooSlow)
+    if ask.relay.received:
+        ask.attempt.generated(generated_text(ask.relay.received))
+        ask.attempt.end("cut", status=200, usage=ask.relay.usage, detail=str(error))
+    else:
+        ask.attempt.end("timeout" if slow else "connect_error", usage=ask.relay.usage, detail=str(error))
+    if slow:
+        return AskAnother(failure_of(ask.turn.offer, 504, "did not answer in time", "timeout", error))
+    return AskAnother(failure_of(ask.turn.offer, 502, "could not be reached", "connect", error))
+
+
+def _malformed(ask: _Ask, detail: str, usage: TokenUsage | None) -> AskAnother:
+    ask.turn.went_wrong()
+    ask.attempt.generated(generated_text(ask.relay.received))
+    ask.attempt.end("cut" if ask.relay.received else "malformed", status=200, usage=usage, detail=detail)
+    return AskAnother(failure_of(ask.turn.offer, 502, "sent a malformed answer", "malformed", detail))
+
+
+def _refused(ask: _Ask, reply: ProviderReply) -> AskAnother | ProviderFailed:
+    text = text_of(reply.body)
+    ask.attempt.end("http_error", status=reply.status, detail=text)
+    if reply.status == 429 or (reply.status == 503 and reply.retry_after_s is not None):
+        ask.turn.asked_for_patience(reply.retry_after_s)
+    elif reply.status >= 500 or reply.status in REFUSES_US or reply.status < 400:
+        ask.turn.went_wrong()
+    else:
+        ask.turn.went_well()
+    return refusal_of(ask.turn.offer, reply, text)
 
 
 async def _buffered(stream: ProviderStream) -> ProviderReply:

@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 from msgspec import Raw
 
+from ridges.contracts.blobs import digest_of
 from ridges.gateway.errors import Kind
 
 
@@ -36,6 +37,11 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None = None
     """The caller's own limit for each answer."""
     limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    idempotency_key: str | None = None
+
+    def digest(self) -> str:
+        """What an idempotency key stands for: the caller's very bytes, and what they were meant as."""
+        return digest_of(self.kind.encode() + b"\n" + self.received)
 
 
 def upstream_body(call: ModelCall, served: str, output_limit: int | None) -> bytes:

@@ -1,7 +1,8 @@
 """Which provider gets the next attempt. Pure: a circuit breaker as a state machine, and a weighted random draw.
 
 A provider is healthy until ``FAILURES_TO_OPEN`` failures in a row; then it rests, doubling from ``FIRST_REST_S``;
-after the rest one single probe decides. A 429 is no failure: the provider rests for as long as its Retry-After says.
+after the rest one single probe decides (attempts that began earlier and fail late do not count again). A 429 is no
+failure: the provider rests for as long as its Retry-After says.
 """
 
 import random
@@ -58,7 +59,10 @@ def succeeded(health: Health) -> Health:
     return Health(cool_until=health.cool_until)
 
 
-def failed(health: Health, now: float) -> Health:
+def failed(health: Health, now: float, *, decides: bool = True) -> Health:
+    """``decides``: while the breaker is open, only its probe does."""
+    if is_open(health) and not decides:
+        return health
     failures = health.failures + 1
     rest_s = min(FIRST_REST_S * 2.0 ** max(0, failures - FAILURES_TO_OPEN), LONGEST_REST_S)
     rest_until = now + rest_s if failures >= FAILURES_TO_OPEN else 0.0
@@ -66,7 +70,7 @@ def failed(health: Health, now: float) -> Health:
 
 
 def told_to_wait(health: Health, now: float, retry_after_s: float | None) -> Health:
-    """A 429 (or a 503 with Retry-After)."""
+    """A 429 (or a 503 with Retry-After). It ends a probe, which has shown nothing but that somebody is there."""
     wait_s = min(DEFAULT_COOLDOWN_S if retry_after_s is None else retry_after_s, LONGEST_COOLDOWN_S)
     return msgspec.structs.replace(health, cool_until=max(health.cool_until, now + wait_s), probing=False)
 

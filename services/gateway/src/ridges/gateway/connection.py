@@ -8,10 +8,11 @@ from litestar import Request
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from ridges.gateway.errors import CallerGone
+from ridges.gateway.errors import BodyInvalid, CallerGone
 
 Result = TypeVar("Result")
 AnyRequest = Request[Any, Any, Any]
+LONGEST_KEY = 255
 
 
 async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) -> Result:
@@ -33,6 +34,21 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
         if not working.done():
             working.cancel()
             await asyncio.wait({working})
+
+
+def idempotency_key(request: AnyRequest) -> str | None:
+    """The caller's ``Idempotency-Key``, where there is one.
+
+    Raises:
+        BodyInvalid: longer than 255 characters, or not plain ASCII.
+
+    """
+    key: str | None = request.headers.get("idempotency-key")
+    if not key:
+        return None
+    if len(key) > LONGEST_KEY or not (key.isascii() and key.isprintable()):
+        raise BodyInvalid(("header", "Idempotency-Key"), f"must be at most {LONGEST_KEY} printable ASCII characters")
+    return key
 
 
 class EventStreamResponse(ASGIResponse):

@@ -26,6 +26,14 @@ class Contents:
             log.exception("contents of a model call could not be stored", size=len(content))
             return None
 
+    async def read(self, ref: BlobRef) -> bytes | None:
+        """What was kept, or None when the store has lost it (which is logged)."""
+        try:
+            return await self._blobs.get(ref.digest)
+        except Exception:  # stores raise what they like
+            log.exception("contents of a model call could not be read", digest=ref.digest)
+            return None
+
     async def ping(self) -> None:
         if self._mode == "full":
             await self._blobs.ping()

@@ -111,16 +111,17 @@ def check_tool_rules(request: InferenceRequest) -> None:
         raise ToolRuleBroken(TOOL_NEEDED)
 
 
-def chat_call(request: InferenceRequest, received: bytes) -> ModelCall:
+def chat_call(request: InferenceRequest, received: bytes, key: str | None = None) -> ModelCall:
     fields: Fields = {"messages": encoded(request.messages), "temperature": encoded(request.temperature)}
     if request.tools and request.tool_mode in ("auto", "required"):
         fields["tools"] = encoded([_openai_tool(tool) for tool in request.tools])
         fields["tool_choice"] = encoded(request.tool_mode)
-    return ModelCall(kind="chat", model=request.model, fields=fields, received=received)
+    return ModelCall(kind="chat", model=request.model, fields=fields, received=received, idempotency_key=key)
 
 
-def embedding_call(request: EmbeddingRequest, received: bytes) -> ModelCall:
-    return ModelCall(kind="embedding", model=request.model, fields={"input": encoded(request.input)}, received=received)
+def embedding_call(request: EmbeddingRequest, received: bytes, key: str | None = None) -> ModelCall:
+    fields = {"input": encoded(request.input)}
+    return ModelCall(kind="embedding", model=request.model, fields=fields, received=received, idempotency_key=key)
 
 
 def _openai_tool(tool: Tool) -> dict[str, Any]:

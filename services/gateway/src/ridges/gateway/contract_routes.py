@@ -10,14 +10,15 @@ from litestar.response.base import ASGIResponse
 
 from ridges.contracts.money import usd
 from ridges.gateway import contract_dialect as dialect
-from ridges.gateway.connection import AnyRequest, json_response, unless_gone
+from ridges.gateway.connection import AnyRequest, idempotency_key, json_response, unless_gone
 from ridges.gateway.errors import BodyInvalid, Kind, OtherRun, plain_number
 from ridges.gateway.identity import Identity, same_run
+from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.pipeline import Pipeline
 from ridges.gateway.roster import Offer
 
 
-def contract_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHandler]:
+def contract_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> list[HTTPRouteHandler]:
     """Routes of the Ridges contract."""
 
     async def refuse_other_run(run_id: str, named: UUID, model: str | None) -> None:
@@ -35,8 +36,8 @@ def contract_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHan
         named = body.named_run
         dialect.check_tool_rules(body)
         await refuse_other_run(run_id, named, body.model)
-        call = dialect.chat_call(body, received)
-        _, answer = await unless_gone(request, pipeline.complete(run_id, call, dialect.inference_answer))
+        call = dialect.chat_call(body, received, idempotency_key(request))
+        _, answer = await unless_gone(request, calls.complete(run_id, call, dialect.inference_answer))
         return json_response(msgspec.json.encode(answer.content if body.wants_bare_content else answer))
 
     @post(["/api/embedding", "/agents/embedding"], status_code=200)
@@ -45,8 +46,8 @@ def contract_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHan
         received = await request.body()
         body = dialect.read_body(received, dialect.EmbeddingRequest)
         await refuse_other_run(run_id, body.named_run, body.model)
-        call = dialect.embedding_call(body, received)
-        _, answer = await unless_gone(request, pipeline.complete(run_id, call, dialect.embedding_answer))
+        call = dialect.embedding_call(body, received, idempotency_key(request))
+        _, answer = await unless_gone(request, calls.complete(run_id, call, dialect.embedding_answer))
         return json_response(msgspec.json.encode(answer))
 
     @get("/api/usage")
@@ -86,10 +87,11 @@ def _listed(offer: Offer, kind: Kind) -> dict[str, Any]:
             "cost_usd_per_million_input_tokens": input_price,
             "cost_usd_per_million_output_tokens": float(usd(model.price.output)),
         }
+    by_time = bool(model.price.per_second)
     return entry | {
-        "pricing_mode": "per_token",
-        "cost_usd_per_million_input_tokens": input_price,
-        "cost_usd_per_second": None,
+        "pricing_mode": "per_second" if by_time else "per_token",
+        "cost_usd_per_million_input_tokens": None if by_time else input_price,
+        "cost_usd_per_second": float(usd(model.price.per_second)) if by_time else None,
     }
 
 

@@ -5,11 +5,13 @@ limits hard, for parallel calls and for several gateways alike (they agree by op
 InferenceReserved events).
 """
 
+from collections import deque
 from datetime import datetime, timedelta
 
 import msgspec
 
 from ridges.contracts import events as ev
+from ridges.contracts.blobs import BlobRef
 from ridges.contracts.limits import ModelLimits
 from ridges.contracts.money import TOKENS_PER_PRICE, usd_text
 from ridges.contracts.usage import TokenPrice, TokenUsage, cost_nano_usd
@@ -19,12 +21,34 @@ MIN_OUTPUT_TOKENS = 16
 """A call is not cut down below this: fewer tokens are no answer, only a charge."""
 
 
-class Reservation(msgspec.Struct, frozen=True):
-    """The worst case of a call in flight."""
+RATE_WINDOW = timedelta(seconds=60)
+"""What requests per minute are counted over."""
 
-    cost_nano_usd: int
-    tokens: int
-    at: datetime
+
+class Reservation(msgspec.Struct, frozen=True):
+    """The worst case of a call in flight, and where it stands in the log."""
+
+    event: ev.InferenceReserved
+    position: int
+
+    @property
+    def cost_nano_usd(self) -> int:
+        return self.event.cost_nano_usd
+
+    @property
+    def tokens(self) -> int:
+        return self.event.tokens
+
+
+class KeyedCall(msgspec.Struct, frozen=True, kw_only=True):
+    """The call that stands under an idempotency key."""
+
+    call_id: str
+    digest: str | None
+    """Of the request; null when an older gateway wrote it."""
+    answered: bool = False
+    reply: BlobRef | None = None
+    """The provider's answer, where contents are kept."""
 
 
 class Spending:
@@ -38,6 +62,10 @@ class Spending:
         """Calls that used tokens and have ended."""
         self.refusals = 0
         self.last_reserved_position = 0
+        self.keyed: dict[str, KeyedCall] = {}
+        """By idempotency key; a call that failed frees its key."""
+        self._begun: deque[datetime] = deque()
+        """Times of the reservations of the last minute."""
         self._ended: set[str] = set()
         self._refused: set[str] = set()
 
@@ -52,19 +80,48 @@ class Spending:
     def in_flight(self, now: datetime, longest_call_s: float) -> int:
         """Open reservations that can belong to a living call; older ones were left behind by a crash."""
         oldest = now - timedelta(seconds=longest_call_s)
-        return sum(reservation.at >= oldest for reservation in self.open.values())
+        return sum(reservation.event.time >= oldest for reservation in self.open.values())
+
+    def rate_wait_s(self, now: datetime, most: int) -> float:
+        """Seconds until one more call may begin; 0 = now."""
+        while self._begun and self._begun[0] <= now - RATE_WINDOW:
+            self._begun.popleft()
+        if len(self._begun) < most:
+            return 0.0
+        return (self._begun[-most] + RATE_WINDOW - now).total_seconds()
 
     def apply(self, event: ev.AnyEvent, position: int) -> None:
         match event:
             case ev.InferenceReserved():
-                self.last_reserved_position = max(self.last_reserved_position, position)
-                if event.call_id not in self._ended:
-                    self.open[event.call_id] = Reservation(event.cost_nano_usd, event.tokens, event.time)
+                self._reserve(event, position)
             case ev.InferenceMade() | ev.InferenceFailed() | ev.InferenceSettled():
+                if self.keyed and event.call_id in self.open:
+                    self._end_keyed(event, self.open[event.call_id].event.idempotency_key)
                 self._end(event.call_id, event.cost_nano_usd, event.usage)
             case ev.InferenceRefused() if event.id not in self._refused:
                 self._refused.add(event.id)
                 self.refusals += 1
+
+    def _reserve(self, event: ev.InferenceReserved, position: int) -> None:
+        if position > self.last_reserved_position:
+            self.last_reserved_position = position
+            self._begun.append(event.time)
+            while self._begun[0] <= event.time - RATE_WINDOW:
+                self._begun.popleft()
+        if event.call_id not in self._ended:
+            self.open[event.call_id] = Reservation(event, position)
+            if event.idempotency_key is not None:
+                call = KeyedCall(call_id=event.call_id, digest=event.idempotency_digest)
+                self.keyed[event.idempotency_key] = call
+
+    def _end_keyed(self, event: ev.InferenceMade | ev.InferenceFailed | ev.InferenceSettled, key: str | None) -> None:
+        call = None if key is None else self.keyed.get(key)
+        if key is None or call is None or call.call_id != event.call_id:
+            return
+        if isinstance(event, ev.InferenceMade):
+            self.keyed[key] = msgspec.structs.replace(call, answered=True, reply=event.reply)
+        else:
+            del self.keyed[key]
 
     def _end(self, call_id: str, cost: int, usage: TokenUsage) -> None:
         if call_id in self._ended:
@@ -83,6 +140,10 @@ class Demand(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     """For each of the answers asked for; 0 for embeddings."""
     answers: int = 1
+    seconds: int = 0
+    """Longest time of a provider's work, where that is what costs."""
+    requests: int = 1
+    """Requests that may run side by side for this one call (hedging)."""
     price: TokenPrice
 
 
@@ -91,6 +152,8 @@ class Grant(msgspec.Struct, frozen=True, kw_only=True):
 
     cost_nano_usd: int
     tokens: int
+    prompt_tokens: int
+    """The part of ``tokens`` for the prompt."""
     output_tokens: int
     """Most output tokens of each answer."""
     lowered: bool
@@ -102,7 +165,7 @@ class WaitForOthers(msgspec.Struct, frozen=True):
 
 
 def refusal_before_call(
-    run_id: str, limits: ModelLimits, spending: Spending, in_flight: int
+    run_id: str, limits: ModelLimits, spending: Spending, in_flight: int, now: datetime
 ) -> errors.GatewayError | None:
     """The limit that is reached whatever the call needs. Cost first. Source: agent contract (order of checks)."""
     if spending.used_nano >= limits.max_cost_nano_usd:
@@ -114,18 +177,28 @@ def refusal_before_call(
         return errors.TokenLimitReached(run_id, limits.max_tokens, spending.used_tokens)
     if in_flight >= limits.max_concurrency:
         return errors.TooManyCalls(run_id, limits.max_concurrency)
+    most = limits.max_requests_per_minute
+    if most is not None and (wait_s := spending.rate_wait_s(now, most)) > 0:
+        return errors.RateLimitReached(run_id, most, wait_s)
     return None
 
 
 def decide(
-    run_id: str, limits: ModelLimits, spending: Spending, demand: Demand, *, in_flight: int, may_wait: bool
+    run_id: str,
+    limits: ModelLimits,
+    spending: Spending,
+    demand: Demand,
+    *,
+    in_flight: int,
+    may_wait: bool,
+    now: datetime,
 ) -> Grant | WaitForOthers | errors.GatewayError:
     """Whether the call goes ahead, and with how many output tokens.
 
     The full worst case if it fits; else wait while other calls in flight hold reservations; else as many output
     tokens as fit, down to ``MIN_OUTPUT_TOKENS``; else a refusal. So an honest agent can use its budget to the end.
     """
-    refusal = refusal_before_call(run_id, limits, spending, in_flight)
+    refusal = refusal_before_call(run_id, limits, spending, in_flight, now)
     if refusal is not None:
         return refusal
     room_nano = limits.max_cost_nano_usd - spending.used_nano - spending.reserved_nano
@@ -143,28 +216,38 @@ def decide(
 
 def affordable_output(room_nano: int, room_tokens: int, demand: Demand) -> int | None:
     """Most output tokens of each answer that fit; None when not even the prompt does."""
-    left_tokens = room_tokens - demand.prompt_tokens
-    left_exact = room_nano * TOKENS_PER_PRICE - demand.prompt_tokens * _input_price(demand.price)
+    left_tokens = room_tokens - demand.prompt_tokens * demand.requests
+    by_time = demand.seconds * demand.price.per_second * TOKENS_PER_PRICE
+    fixed = demand.prompt_tokens * _input_price(demand.price) + by_time
+    rounding = TOKENS_PER_PRICE if demand.requests > 1 else 0  # each request's cost is rounded up by itself
+    left_exact = room_nano * TOKENS_PER_PRICE - (fixed + rounding) * demand.requests
     if room_nano <= 0 or left_tokens < 0 or left_exact < 0:
         return None
-    by_tokens = left_tokens // demand.answers
-    price = _output_price(demand.price) * demand.answers
+    answers = demand.answers * demand.requests
+    by_tokens = left_tokens // answers
+    price = _output_price(demand.price) * answers
     by_cost = left_exact // price if price else demand.output_tokens
     return min(demand.output_tokens, by_tokens, by_cost)
 
 
 def worst_cost_nano(demand: Demand, output_tokens: int) -> int:
-    """Prompt at the input price, output at the higher of output and reasoning price."""
+    """Prompt at the input price, output at the higher of output and reasoning price, the time at its own."""
     worst = TokenPrice(
         input=_input_price(demand.price), cached_input=0, output=_output_price(demand.price), reasoning=0
     )
-    return cost_nano_usd(TokenUsage(input=demand.prompt_tokens, output=output_tokens * demand.answers), worst)
+    usage = TokenUsage(input=demand.prompt_tokens, output=output_tokens * demand.answers)
+    return demand.requests * (cost_nano_usd(usage, worst) + demand.seconds * demand.price.per_second)
+
+
+def worst_tokens(demand: Demand, output_tokens: int) -> int:
+    return demand.requests * (demand.prompt_tokens + output_tokens * demand.answers)
 
 
 def _grant(demand: Demand, output_tokens: int, *, lowered: bool) -> Grant:
     return Grant(
         cost_nano_usd=worst_cost_nano(demand, output_tokens),
-        tokens=demand.prompt_tokens + output_tokens * demand.answers,
+        tokens=worst_tokens(demand, output_tokens),
+        prompt_tokens=demand.prompt_tokens * demand.requests,
         output_tokens=output_tokens,
         lowered=lowered,
     )
@@ -200,4 +283,5 @@ def highest(prices: list[TokenPrice]) -> TokenPrice:
         cached_input=max(price.cached_input for price in prices),
         output=max(price.output for price in prices),
         reasoning=max(price.reasoning for price in prices),
+        per_second=max(price.per_second for price in prices),
     )

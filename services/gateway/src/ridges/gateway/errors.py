@@ -5,6 +5,7 @@ at 402, 403 or 429 when the text speaks of a cost or a budget, and try again oth
 of neither.
 """
 
+import math
 from decimal import Decimal
 from typing import ClassVar, Literal
 
@@ -132,6 +133,51 @@ class TooManyCalls(GatewayError):
         )
 
 
+class RateLimitReached(GatewayError):
+    """The text speaks of neither cost nor budget: waiting helps."""
+
+    status, code, reason = 429, "rate_limit", "requests"
+
+    def __init__(self, run_id: str, limit: int, wait_s: float) -> None:
+        wait = whole_seconds(wait_s)
+        super().__init__(
+            f"The evaluation run with ID {run_id} has begun {limit} model calls within a minute, the most it may. "
+            f"Try again in {wait} s.",
+            headers={"Retry-After": wait},
+        )
+
+
+class KeyReused(GatewayError):
+    status, code = 422, "idempotency_key_reused"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The Idempotency-Key {key!r} stands for another request of this run already. Use a new key for a new "
+            "request, and the very same body to ask for the same answer again."
+        )
+
+
+class ReplyNotKept(GatewayError):
+    status, code = 409, "reply_not_kept"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The call under the Idempotency-Key {key!r} was answered and charged, but this gateway keeps no contents "
+            "(RIDGES_CONTENTS=none) or has lost them, so it cannot give the answer again. Use a new key to ask anew."
+        )
+
+
+class StillInFlight(GatewayError):
+    status, code = 409, "call_in_flight"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"The call under the Idempotency-Key {key!r} is in flight at another gateway, or has just failed there. "
+            "Try again with the same key.",
+            headers={"Retry-After": "5"},
+        )
+
+
 class ModelNotSupported(GatewayError):
     """Source: agent contract."""
 
@@ -148,7 +194,7 @@ class ProviderFailed(GatewayError):
     code = "provider_failed"
 
     def __init__(self, status: int, detail: str, retry_after_s: float | None = None) -> None:
-        headers = {} if retry_after_s is None else {"Retry-After": str(max(1, -int(-retry_after_s // 1)))}
+        headers = {} if retry_after_s is None else {"Retry-After": whole_seconds(retry_after_s)}
         super().__init__(detail, headers=headers)
         self.status = status  # type: ignore[misc]  # of the instance, where every other error has it by class
 
@@ -177,6 +223,11 @@ class CallerGone(GatewayError):
 
     def __init__(self) -> None:
         super().__init__("the caller closed the connection")
+
+
+def whole_seconds(seconds: float) -> str:
+    """For Retry-After: rounded up, at least 1."""
+    return str(max(1, math.ceil(seconds)))
 
 
 def plain_number(nano: int) -> float:

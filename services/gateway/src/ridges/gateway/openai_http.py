@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 
 import aiohttp
 
+from ridges.gateway.patience import retry_after_of
 from ridges.gateway.ports import Path, ProviderReply, ProviderTooSlow, ProviderUnreachable
 from ridges.gateway.providers_config import Provider
 
-CONNECT_TIMEOUT_S = 10.0
 KEEPALIVE_S = 30.0
 LARGEST_REPLY = 64 * 1024 * 1024
 LARGEST_ERROR = 64 * 1024
@@ -29,7 +28,7 @@ class OpenAiHttp:
         self._session = aiohttp.ClientSession(
             headers=headers,
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=provider.connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -48,7 +47,7 @@ class OpenAiHttp:
     async def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AsyncIterator["_HttpStream"]:
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._post("chat/completions", body, idle_s)
+                response = await self._post("chat/completions", body)
         except aiohttp.ServerTimeoutError as error:
             raise ProviderUnreachable(self._told(error)) from None
         except TimeoutError:
@@ -56,6 +55,7 @@ class OpenAiHttp:
         except (aiohttp.ClientError, OSError) as error:
             raise ProviderUnreachable(self._told(error)) from None
         try:
+            _watch_silence(response, idle_s)
             yield _HttpStream(self, response, idle_s)
         finally:
             response.close()
@@ -67,9 +67,8 @@ class OpenAiHttp:
         """Some providers repeat the key in their error texts."""
         return content.replace(self._key.encode(), b"***") if self._key else content
 
-    def _post(self, path: Path, body: bytes, idle_s: float | None = None) -> "aiohttp.client._RequestContextManager":
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=idle_s)
-        return self._session.post(f"{self._base_url}/{path}", data=body, timeout=timeout, allow_redirects=False)
+    def _post(self, path: Path, body: bytes) -> "aiohttp.client._RequestContextManager":
+        return self._session.post(f"{self._base_url}/{path}", data=body, allow_redirects=False)
 
     async def _reply(self, response: aiohttp.ClientResponse) -> ProviderReply:
         limit = LARGEST_REPLY if response.status == 200 else LARGEST_ERROR
@@ -81,11 +80,11 @@ class OpenAiHttp:
                 break
         if size > limit and response.status == 200:
             raise ProviderUnreachable(f"the answer is larger than {LARGEST_REPLY} bytes")
-        return ProviderReply(
-            status=response.status,
-            body=self.without_key(b"".join(parts)[:limit]),
-            retry_after_s=retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC)),
-        )
+        body = b"".join(parts)[:limit]
+        if response.status == 200:
+            return ProviderReply(status=200, body=self.without_key(body))
+        wait_s = retry_after_of(response.headers, body, datetime.now(UTC))
+        return ProviderReply(status=response.status, body=self.without_key(body), retry_after_s=wait_s)
 
     def _told(self, error: BaseException) -> str:
         text = str(error) or type(error).__name__
@@ -96,7 +95,7 @@ class _HttpStream:
     def __init__(self, provider: OpenAiHttp, response: aiohttp.ClientResponse, idle_s: float) -> None:
         self._provider, self._response, self._idle_s = provider, response, idle_s
         self.status = response.status
-        self.retry_after_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC))
+        self.retry_after_s: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
         try:
@@ -112,19 +111,13 @@ class _HttpStream:
             content = await self._response.content.read(LARGEST_ERROR)
         except (TimeoutError, aiohttp.ClientError, OSError):
             content = b""
+        self.retry_after_s = retry_after_of(self._response.headers, content, datetime.now(UTC))
         return self._provider.without_key(content)
 
 
-def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Seconds from a Retry-After header, which holds seconds or a date. Source: RFC 9110, 10.2.3."""
-    if header is None:
-        return None
-    try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        at = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    return max(0.0, (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds())
+def _watch_silence(response: aiohttp.ClientResponse, idle_s: float) -> None:
+    """From now on the connection may be silent for so long only; until here it had the time to the first token."""
+    connection = response.connection
+    if connection is not None and connection.protocol is not None:
+        connection.protocol.read_timeout = idle_s
+        connection.protocol.start_timeout()

@@ -10,9 +10,10 @@ from litestar.response.base import ASGIResponse
 from msgspec import Raw
 
 from ridges.gateway.calls import UNREADABLE, Fields, MalformedReply, ModelCall
-from ridges.gateway.connection import AnyRequest, EventStreamResponse, json_response, unless_gone
+from ridges.gateway.connection import AnyRequest, EventStreamResponse, idempotency_key, json_response, unless_gone
 from ridges.gateway.errors import BodyInvalid, Kind, ModelNotSupported
 from ridges.gateway.identity import Identity
+from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.pipeline import Pipeline
 
 MOST_ANSWERS = 128
@@ -30,17 +31,17 @@ class _Embeddings(msgspec.Struct):
     data: list[Raw]
 
 
-def openai_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHandler]:
+def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> list[HTTPRouteHandler]:
     """Routes of the OpenAI surface. The run is the token's; the body's own identity fields mean nothing."""
 
     @post("/v1/chat/completions", status_code=200)
     async def chat(request: AnyRequest) -> ASGIResponse:
         run_id = identity.run_of(request)
-        call = chat_call(await request.body())
+        call = chat_call(await request.body(), idempotency_key(request))
         if not call.streamed:
-            body, _ = await unless_gone(request, pipeline.complete(run_id, call, check_completion))
+            body, _ = await unless_gone(request, calls.complete(run_id, call, check_completion))
             return json_response(body)
-        events = pipeline.stream(run_id, call)
+        events = calls.stream(run_id, call)
         first = await unless_gone(request, anext(events))
         return EventStreamResponse(first, events)
 
@@ -50,8 +51,9 @@ def openai_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHandl
         received = await request.body()
         fields = _fields(received)
         _need(fields, "input")
-        call = ModelCall(kind="embedding", model=_model(fields), fields=fields, received=received)
-        body, _ = await unless_gone(request, pipeline.complete(run_id, call, check_embeddings))
+        key = idempotency_key(request)
+        call = ModelCall(kind="embedding", model=_model(fields), fields=fields, received=received, idempotency_key=key)
+        body, _ = await unless_gone(request, calls.complete(run_id, call, check_embeddings))
         return json_response(body)
 
     @get("/v1/models")
@@ -68,7 +70,7 @@ def openai_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHandl
     return [chat, embeddings, models, model]
 
 
-def chat_call(received: bytes) -> ModelCall:
+def chat_call(received: bytes, key: str | None = None) -> ModelCall:
     """What a chat body asks for.
 
     Raises:
@@ -97,6 +99,7 @@ def chat_call(received: bytes) -> ModelCall:
         answers=answers,
         output_tokens=older if newer is None else newer,
         limit_field=limit_field,
+        idempotency_key=key,
     )
 
 

@@ -1,9 +1,10 @@
 """The way of every call: run state, limits, model, reservation, provider(s), settlement, reply."""
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 
@@ -11,7 +12,8 @@ from ridges.chassis.ports import Clock, EventStoreUnavailable
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.lifecycle import Run, RunState
-from ridges.gateway.attempts import Attempts, StreamCut
+from ridges.gateway.answers import StreamCut
+from ridges.gateway.attempts import Attempts
 from ridges.gateway.calls import ModelCall
 from ridges.gateway.contents import Contents
 from ridges.gateway.domain import Demand, highest, refusal_before_call
@@ -26,13 +28,13 @@ from ridges.gateway.errors import (
     ShuttingDown,
     UnknownRun,
 )
-from ridges.gateway.meters import Meters
+from ridges.gateway.ports import Timeline
 from ridges.gateway.records import CallRecord
-from ridges.gateway.reservations import Reservations
+from ridges.gateway.reservations import Reservations, refuse_taken_key
 from ridges.gateway.roster import Offer, Roster
 from ridges.gateway.run_states import RunStates, RunView
 from ridges.gateway.settling import Settler
-from ridges.gateway.sse import DONE, SseRelay, error_event
+from ridges.gateway.sse import DONE, error_event
 from ridges.gateway.usage_parsing import most_prompt_tokens
 
 log = structlog.get_logger(__name__)
@@ -41,6 +43,16 @@ MOST_REFUSALS_RECORDED = 100
 """Of one run: a loop of refused calls must not fill the log."""
 
 Reply = TypeVar("Reply")
+
+
+class Observer(Protocol):
+    """Sees every call that ended and every refusal, and changes nothing."""
+
+    def refused(self, reason: str) -> None:
+        """A call reached no provider."""
+
+    def ended(self, event: ev.InferenceMade | ev.InferenceFailed, began_at: float, timeline: Timeline, /) -> None:
+        """Times are monotonic seconds."""
 
 
 class Pipeline:
@@ -55,15 +67,16 @@ class Pipeline:
         attempts: Attempts,
         settler: Settler,
         contents: Contents,
-        meters: Meters,
+        observers: tuple[Observer, ...],
         clock: Clock,
         call_deadline_s: float,
     ) -> None:
         self._states, self._reservations, self._roster = states, reservations, roster
-        self._attempts, self._settler, self._contents, self._meters = attempts, settler, contents, meters
+        self._attempts, self._settler, self._contents, self._observers = attempts, settler, contents, observers
         self._clock, self._call_deadline_s = clock, call_deadline_s
         self._draining = False
         self._calls = 0
+        self._finishing: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -72,6 +85,7 @@ class Pipeline:
 
         Raises:
             GatewayError: refused or failed; already recorded.
+            KeyTaken: a call stands under the idempotency key already.
 
         """
         deadline = self._clock.monotonic() + self._call_deadline_s
@@ -81,11 +95,10 @@ class Pipeline:
             keeping = asyncio.create_task(self._contents.keep(call.received))
             try:
                 body, reply = await self._attempts.send(record, deadline, accept)
-                request, kept = await keeping, await self._contents.keep(body)
             except BaseException as error:
                 await self._fail(view, record, keeping, error)
                 raise
-            await self._settle_made(view, record, request, kept)
+            await self._keep_and_settle(view, record, keeping, body, "application/json")
             return body, reply
 
     async def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
@@ -99,19 +112,11 @@ class Pipeline:
             record = await self._admit(view, call)
             keeping = asyncio.create_task(self._contents.keep(call.received))
             sent = False
-            relays: list[SseRelay] = []
-
-            def relay() -> SseRelay:
-                relays.append(SseRelay(keep_usage=call.keep_usage))
-                return relays[-1]
-
             try:
-                async with aclosing(self._attempts.stream(record, relay, deadline)) as events:
+                async with aclosing(self._attempts.stream(record, deadline)) as events:
                     async for event in events:
                         sent = True
                         yield event
-                raw = b"\n\n".join(relays[-1].received)
-                request, kept = await keeping, await self._contents.keep(raw, "text/event-stream")
             except StreamCut as cut:
                 await self._fail(view, record, keeping, cut.failure)
                 if not sent:
@@ -121,7 +126,7 @@ class Pipeline:
             except BaseException as error:
                 await self._fail(view, record, keeping, error)
                 raise
-            await self._settle_made(view, record, request, kept)
+            await self._keep_and_settle(view, record, keeping, b"\n\n".join(record.received), "text/event-stream")
             yield DONE
 
     async def spending_of(self, run_id: str) -> tuple[int, int]:
@@ -146,6 +151,8 @@ class Pipeline:
         """Refuse new calls, let those in flight end, then wait until the log has everything."""
         self._draining = True
         await self._idle.wait()
+        while self._finishing:
+            await asyncio.wait(set(self._finishing))
         await self._settler.drain()
 
     async def _known(self, run_id: str) -> RunView:
@@ -165,8 +172,10 @@ class Pipeline:
         """Checks in the contract's order, then the reservation."""
         try:
             await self._check_state(view)
+            refuse_taken_key(view, call)
             limits = _run_of(view).limits.model
-            refusal = refusal_before_call(view.run_id, limits, view.spending, self._reservations.in_flight(view))
+            in_flight, now = self._reservations.in_flight(view), self._clock.now()
+            refusal = refusal_before_call(view.run_id, limits, view.spending, in_flight, now)
             if refusal is not None:
                 raise refusal
             offers = self._roster.offers(call.model, call.kind)
@@ -177,7 +186,7 @@ class Pipeline:
         except GatewayError as refusal:
             await self._record_refusal(view, refusal, call.model)
             raise
-        return CallRecord(view.run_id, call_id, call, demand, grant, self._clock)
+        return CallRecord(view.run_id, call_id, call, offers, demand, grant, self._clock)
 
     async def _check_state(self, view: RunView) -> None:
         if view.state is not RunState.RUNNING_AGENT and not _run_of(view).ended:
@@ -191,7 +200,8 @@ class Pipeline:
     async def _record_refusal(self, view: RunView, refusal: GatewayError, model: str | None) -> None:
         if refusal.reason is None:
             return
-        self._meters.refused(refusal.reason)
+        for observer in self._observers:
+            observer.refused(refusal.reason)
         if view.spending.refusals + view.refusals_on_the_way >= MOST_REFUSALS_RECORDED:
             return
         view.refusals_on_the_way += 1
@@ -211,9 +221,39 @@ class Pipeline:
         finally:
             view.refusals_on_the_way -= 1
 
-    async def _settle_made(
-        self, view: RunView, record: CallRecord, request: BlobRef | None, reply: BlobRef | None
+    async def _keep_and_settle(
+        self,
+        view: RunView,
+        record: CallRecord,
+        keeping: "asyncio.Task[BlobRef | None]",
+        answer: bytes,
+        media_type: str,
     ) -> None:
+        """The answer is here, so the call is made, also when the caller leaves now."""
+        try:
+            request, kept = await keeping, await self._contents.keep(answer, media_type)
+        except asyncio.CancelledError:
+            finishing = asyncio.create_task(self._finish(view, record, keeping, answer, media_type))
+            self._finishing.add(finishing)
+            finishing.add_done_callback(self._finishing.discard)
+            raise
+        await self._settler.settle(view, self._made(view, record, request, kept))
+
+    async def _finish(
+        self,
+        view: RunView,
+        record: CallRecord,
+        keeping: "asyncio.Task[BlobRef | None]",
+        answer: bytes,
+        media_type: str,
+    ) -> None:
+        await asyncio.wait({keeping})
+        request = None if keeping.cancelled() else keeping.result()
+        self._settler.later(view, self._made(view, record, request, await self._contents.keep(answer, media_type)))
+
+    def _made(
+        self, view: RunView, record: CallRecord, request: BlobRef | None, reply: BlobRef | None
+    ) -> ev.InferenceMade:
         event = record.made(self._clock.new_id(), self._clock.now(), request, reply)
         if record.exceeds_grant:
             log.warning(
@@ -223,8 +263,9 @@ class Pipeline:
                 model=record.call.model,
                 provider=event.attempts[-1].provider,
             )
-        self._meters.ended(event)
-        await self._settler.settle(view, event)
+        for observer in self._observers:
+            observer.ended(event, record.began_at, record.timeline)
+        return event
 
     async def _fail(
         self, view: RunView, record: CallRecord, keeping: "asyncio.Task[BlobRef | None]", error: BaseException
@@ -238,7 +279,8 @@ class Pipeline:
         if request is None and not left:
             request = await keeping
         event = record.failed(self._clock.new_id(), self._clock.now(), request, why)
-        self._meters.ended(event)
+        for observer in self._observers:
+            observer.ended(event, record.began_at, record.timeline)
         settling = self._settler.later(view, event)
         if not left:
             await asyncio.wait({settling}, timeout=5.0)
@@ -263,12 +305,14 @@ def _demand(call: ModelCall, offers: tuple[Offer, ...]) -> Demand:
     """The worst case over all providers that may serve the call."""
     context = max(offer.model.context for offer in offers)
     most_output = max(offer.model.max_output for offer in offers)
+    price = offers[0].model.price if len(offers) == 1 else highest([offer.model.price for offer in offers])
     wanted = most_output if call.output_tokens is None else min(call.output_tokens, most_output)
     return Demand(
         prompt_tokens=min(most_prompt_tokens(call.fields), context),
         output_tokens=wanted,
         answers=call.answers,
-        price=highest([offer.model.price for offer in offers]),
+        seconds=math.ceil(max(o.provider.timeout_s for o in offers)) + 1 if price.per_second else 0,
+        price=price,
     )
 
 

@@ -1,4 +1,7 @@
-"""The port to a provider. Adapters: ``openai_http`` (any OpenAI-compatible URL), ``replay`` (recorded replies)."""
+"""The port to a provider. Adapters: ``openai_http`` (any OpenAI-compatible URL), ``replay`` (recorded replies).
+
+``recording`` wraps one of them and writes down what it answers.
+"""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
@@ -6,7 +9,11 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from ridges.contracts.events import InferenceAttempt
+
 Path = Literal["chat/completions", "embeddings"]
+Timeline = list[tuple[float, InferenceAttempt]]
+"""(when it began, monotonic seconds; what it was) of each attempt of a call."""
 
 
 class ProviderUnreachable(Exception):
@@ -30,6 +37,7 @@ class ProviderStream(Protocol):
 
     status: int
     retry_after_s: float | None
+    """Known once the body was read."""
 
     def chunks(self) -> AsyncIterator[bytes]:
         """Server-sent events as they come, cut anywhere.

@@ -16,7 +16,7 @@ from ridges.contracts.blobs import digest_of
 from ridges.contracts.money import MoneyError, nano_usd, usd
 from ridges.contracts.usage import TokenPrice
 
-OTHER_TABLES = frozenset({"ports", "problems", "sandbox"})
+OTHER_TABLES = frozenset({"ports", "problems", "run", "sandbox"})
 """Tables of ridges.toml that belong to other services."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
@@ -62,8 +62,18 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     recordings: tuple[Path, ...]
     weight: float
     timeout_s: float
+    """Of one attempt as a whole, streamed or not."""
     max_concurrency: int
     models: tuple[Model, ...]
+    connect_timeout_s: float = 10.0
+    first_token_timeout_s: float | None = None
+    """Of streams: until the first event. Null = ``timeout_s``."""
+    idle_timeout_s: float | None = None
+    """Of streams: the longest silence after the first byte. Null = the gateway's setting."""
+    max_queue: int = 1_000
+    """Calls that may wait for a slot."""
+    record: Path | None = None
+    """Answers are added to this file, for ``replay``."""
 
     def __repr__(self) -> str:
         return f"Provider({self.name!r}, {self.kind!r})"
@@ -86,6 +96,7 @@ class _ModelTable(msgspec.Struct, forbid_unknown_fields=True):
     output_usd: str | UnsetType = UNSET
     cached_input_usd: str | UnsetType = UNSET
     reasoning_usd: str | UnsetType = UNSET
+    second_usd: str | UnsetType = UNSET
 
 
 class _ProviderTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -96,7 +107,12 @@ class _ProviderTable(msgspec.Struct, forbid_unknown_fields=True):
     recordings: list[str] = []
     weight: Annotated[float, Meta(gt=0)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0)] = 300.0
+    connect_timeout_s: Annotated[float, Meta(gt=0)] = 10.0
+    first_token_timeout_s: Annotated[float, Meta(gt=0)] | None = None
+    idle_timeout_s: Annotated[float, Meta(gt=0)] | None = None
     max_concurrency: Annotated[int, Meta(ge=1)] = 64
+    max_queue: Annotated[int, Meta(ge=0)] = 1_000
+    record: Name | None = None
     model: Annotated[list[_ModelTable], Meta(min_length=1)] | UnsetType = UNSET
 
 
@@ -157,6 +173,11 @@ class _Reader:
             timeout_s=table.timeout_s,
             max_concurrency=table.max_concurrency,
             models=models,
+            connect_timeout_s=table.connect_timeout_s,
+            first_token_timeout_s=table.first_token_timeout_s,
+            idle_timeout_s=table.idle_timeout_s,
+            max_queue=table.max_queue,
+            record=self._path.parent / table.record if table.record else None,
         )
 
     def _fitted(self, number: int, entry: object) -> _ProviderTable:
@@ -170,8 +191,10 @@ class _Reader:
             raise self._error((number,), "kind", f'provider {table.name!r} needs base_url = "https://…/v1"')
         if table.kind == "openai" and table.recordings:
             raise self._error((number,), "recordings", 'is for kind = "replay" only')
-        if table.kind == "replay" and (table.base_url or table.key_env):
-            raise self._error((number,), "base_url" if table.base_url else "key_env", 'is for kind = "openai" only')
+        if table.kind == "replay":
+            for key in ("base_url", "key_env", "record"):
+                if getattr(table, key):
+                    raise self._error((number,), key, 'is for kind = "openai" only')
 
     def _key(self, number: int, table: _ProviderTable) -> str | None:
         if table.key_env is None:
@@ -198,7 +221,10 @@ class _Reader:
             if table.max_output is UNSET:
                 raise self._error(place, "max_output", f"missing for {table.name!r}: its longest answer, e.g. 16384")
             max_output = table.max_output
-        input_price = self._price(place, table, "input_usd")
+        by_time = table.second_usd is not UNSET
+        if by_time:
+            self._check_second_price(place, table)
+        input_price = 0 if by_time else self._price(place, table, "input_usd")
         output_price = self._price(place, table, "output_usd") if table.kind == "chat" else 0
         cached, reasoning = table.cached_input_usd, table.reasoning_usd
         return Model(
@@ -212,8 +238,16 @@ class _Reader:
                 output=output_price,
                 cached_input=input_price if cached is UNSET else self._price(place, table, "cached_input_usd"),
                 reasoning=output_price if reasoning is UNSET else self._price(place, table, "reasoning_usd"),
+                per_second=self._price(place, table, "second_usd") if by_time else 0,
             ),
         )
+
+    def _check_second_price(self, place: tuple[int, int], table: _ModelTable) -> None:
+        if table.kind != "embedding":
+            raise self._error(place, "second_usd", 'is for kind = "embedding" only')
+        for key in ("input_usd", "output_usd", "cached_input_usd", "reasoning_usd"):
+            if getattr(table, key) is not UNSET:
+                raise self._error(place, key, "a model is priced by token or by second, not both")
 
     def _price(self, place: tuple[int, int], table: _ModelTable, key: str) -> int:
         text = getattr(table, key)

@@ -6,12 +6,14 @@ from typing import Literal
 from ridges.chassis.ports import Clock
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
-from ridges.contracts.usage import TokenUsage, cost_nano_usd
+from ridges.contracts.usage import TokenUsage, cost_nano_usd, time_cost_nano_usd
 from ridges.gateway.calls import ModelCall
-from ridges.gateway.domain import MIN_OUTPUT_TOKENS, Demand, Grant, affordable_output
+from ridges.gateway.domain import MIN_OUTPUT_TOKENS, Demand, Grant, affordable_output, worst_cost_nano, worst_tokens
 from ridges.gateway.errors import GatewayError
+from ridges.gateway.ports import Timeline
 from ridges.gateway.roster import Offer
-from ridges.gateway.usage_parsing import TOKENS_PER_SECOND, estimated_tokens, most_prompt_tokens
+from ridges.gateway.token_estimate import count_tokens
+from ridges.gateway.usage_parsing import TOKENS_PER_SECOND, estimated_prompt_tokens
 
 Outcome = Literal["ok", "connect_error", "timeout", "http_error", "malformed", "cut", "abandoned"]
 DETAIL_CHARS = 1_000
@@ -20,17 +22,35 @@ WORKED_IN_VAIN = frozenset({"timeout", "cut", "abandoned"})
 
 
 class CallRecord:
-    """One call of one run. At most one attempt is open at a time."""
+    """One call of one run."""
 
-    def __init__(self, run_id: str, call_id: str, call: ModelCall, demand: Demand, grant: Grant, clock: Clock) -> None:
-        self.run_id, self.call_id, self.call = run_id, call_id, call
-        self.attempts: list[ev.InferenceAttempt] = []
+    def __init__(
+        self,
+        run_id: str,
+        call_id: str,
+        call: ModelCall,
+        offers: tuple[Offer, ...],
+        demand: Demand,
+        grant: Grant,
+        clock: Clock,
+    ) -> None:
+        self.run_id, self.call_id, self.call, self.offers = run_id, call_id, call, offers
+        self.received: list[bytes] = []
+        """Events of the stream that was relayed."""
+        self.answered = False
+        """An attempt has won; what is still open is not waited for."""
+        self.began_at = clock.monotonic()
         self._demand, self._grant, self._clock = demand, grant, clock
-        self._offer: Offer | None = None
-        self._began_at = 0.0
-        self._first_token_ms: int | None = None
-        self._generated_bytes = 0
-        self._output_limit = grant.output_tokens
+        self._tries: list[OpenAttempt] = []
+
+    @property
+    def attempts(self) -> tuple[ev.InferenceAttempt, ...]:
+        """Those that have ended, in the order in which they began."""
+        return tuple(attempt.ended for attempt in self._tries if attempt.ended is not None)
+
+    @property
+    def timeline(self) -> Timeline:
+        return [(attempt.began_at, attempt.ended) for attempt in self._tries if attempt.ended is not None]
 
     @property
     def usage(self) -> TokenUsage:
@@ -45,73 +65,37 @@ class CallRecord:
         """The provider reported more than the worst case: its prices or its model's limits are configured wrong."""
         return self.cost_nano_usd > self._grant.cost_nano_usd
 
-    def next_output_limit(self) -> tuple[bool, int | None]:
-        """(may there be another attempt, the limit for its provider): earlier ones ate from the same reservation."""
-        if not self.attempts or not self.cost_nano_usd:
-            lowered = self._grant.lowered or self.call.output_tokens is not None
-            return True, self._grant.output_tokens if lowered and self.call.kind == "chat" else None
-        room_nano = self._grant.cost_nano_usd - self.cost_nano_usd
-        room_tokens = self._grant.tokens - self.usage.total
-        fitting = affordable_output(room_nano, room_tokens, self._demand)
+    def next_output_limit(self) -> tuple[bool, int]:
+        """(may one more attempt begin, its output limit): all attempts together eat from the one reservation."""
+        spent_nano, spent_tokens, opened = self.cost_nano_usd, self.usage.total, False
+        for attempt in self._tries:
+            if attempt.ended is None:
+                opened = True
+                spent_nano += worst_cost_nano(self._demand, attempt.output_limit)
+                spent_tokens += worst_tokens(self._demand, attempt.output_limit)
+        if not opened and not spent_nano:
+            return True, self._grant.output_tokens
+        room_nano = self._grant.cost_nano_usd - spent_nano
+        fitting = affordable_output(room_nano, self._grant.tokens - spent_tokens, self._demand)
         wanted = min(self._grant.output_tokens, MIN_OUTPUT_TOKENS)
         if fitting is None or fitting < wanted:
-            return False, None
-        self._output_limit = min(fitting, self._grant.output_tokens)
-        return True, self._output_limit if self.call.kind == "chat" else None
+            return False, 0
+        return True, min(fitting, self._grant.output_tokens)
 
-    @property
-    def is_open(self) -> bool:
-        """An attempt is under way."""
-        return self._offer is not None
+    def told_limit(self, output_limit: int) -> int | None:
+        """What the provider is told; None where neither caller nor budget asks for less than the model gives."""
+        if self.call.kind != "chat":
+            return None
+        lowered = self._grant.lowered or self.call.output_tokens is not None
+        return output_limit if lowered or output_limit < self._grant.output_tokens else None
 
-    def begin(self, offer: Offer) -> None:
-        self._offer = offer
-        self._began_at = self._clock.monotonic()
-        self._first_token_ms, self._generated_bytes = None, 0
-
-    def first_token(self) -> None:
-        if self._first_token_ms is None:
-            self._first_token_ms = self._elapsed_ms()
-
-    def generated(self, text_bytes: int) -> None:
-        """So many bytes of text have come in the open attempt."""
-        self._generated_bytes = text_bytes
-
-    def end(
-        self, outcome: Outcome, *, status: int | None = None, usage: TokenUsage | None = None, detail: str | None = None
-    ) -> None:
-        """Close the open attempt. Without usage from the provider it is estimated where work was done."""
-        offer = self._offer
-        if offer is None:
-            return
-        self._offer = None
-        source: Literal["provider", "estimated", "none"] = "provider"
-        if usage is None and (outcome == "ok" or outcome in WORKED_IN_VAIN):
-            usage, source = self._estimate(outcome), "estimated"
-        elif usage is None:
-            usage, source = TokenUsage(), "none"
-        self.attempts.append(
-            ev.InferenceAttempt(
-                provider=offer.provider.name,
-                served_model=offer.model.served,
-                outcome=outcome,
-                status=status,
-                latency_ms=self._elapsed_ms(),
-                first_token_ms=self._first_token_ms,
-                usage=usage,
-                usage_source=source,
-                price=offer.model.price,
-                price_list=offer.price_list,
-                cost_nano_usd=cost_nano_usd(usage, offer.model.price),
-                detail=detail[:DETAIL_CHARS] if detail else None,
-            )
-        )
-
-    def abandon(self) -> None:
-        """The caller left."""
-        self.end("abandoned", detail="the caller closed the connection")
+    def begin(self, offer: Offer, output_limit: int) -> "OpenAttempt":
+        attempt = OpenAttempt(self.call, offer, self._demand, output_limit, self._clock)
+        self._tries.append(attempt)
+        return attempt
 
     def made(self, event_id: str, at: datetime, request: BlobRef | None, reply: BlobRef | None) -> ev.InferenceMade:
+        attempts = self.attempts
         return ev.InferenceMade(
             id=event_id,
             run_id=self.run_id,
@@ -120,7 +104,7 @@ class CallRecord:
             kind=self.call.kind,
             model=self.call.model,
             streamed=self.call.streamed,
-            attempts=tuple(self.attempts),
+            attempts=attempts,
             usage=self.usage,
             cost_nano_usd=self.cost_nano_usd,
             request=request,
@@ -135,7 +119,7 @@ class CallRecord:
             call_id=self.call_id,
             kind=self.call.kind,
             model=self.call.model,
-            attempts=tuple(self.attempts),
+            attempts=self.attempts,
             usage=self.usage,
             cost_nano_usd=self.cost_nano_usd,
             status=why.status,
@@ -143,14 +127,65 @@ class CallRecord:
             request=request,
         )
 
+
+class OpenAttempt:
+    """One request to one provider, until it ends."""
+
+    def __init__(self, call: ModelCall, offer: Offer, demand: Demand, output_limit: int, clock: Clock) -> None:
+        self.output_limit = output_limit
+        self.ended: ev.InferenceAttempt | None = None
+        self._call, self._offer, self._demand, self._clock = call, offer, demand, clock
+        self.began_at = clock.monotonic()
+        self._first_token_ms: int | None = None
+        self._generated = ""
+
+    def first_token(self) -> None:
+        if self._first_token_ms is None:
+            self._first_token_ms = self._elapsed_ms()
+
+    def generated(self, text: str) -> None:
+        """The text that has come so far: what is charged where the provider does not tell its usage."""
+        self._generated = text
+
+    def end(
+        self, outcome: Outcome, *, status: int | None = None, usage: TokenUsage | None = None, detail: str | None = None
+    ) -> None:
+        """Without usage from the provider it is estimated where work was done. Ends once: later calls do nothing."""
+        if self.ended is not None:
+            return
+        worked = outcome == "ok" or outcome in WORKED_IN_VAIN or usage is not None
+        source: Literal["provider", "estimated", "none"] = "provider"
+        if usage is None and worked:
+            usage, source = self._estimate(outcome), "estimated"
+        elif usage is None:
+            usage, source = TokenUsage(), "none"
+        offer, elapsed_ms = self._offer, self._elapsed_ms()
+        cost = cost_nano_usd(usage, offer.model.price)
+        if worked and offer.model.price.per_second:
+            cost += time_cost_nano_usd(elapsed_ms, offer.model.price)
+        self.ended = ev.InferenceAttempt(
+            provider=offer.provider.name,
+            served_model=offer.model.served,
+            outcome=outcome,
+            status=status,
+            latency_ms=elapsed_ms,
+            first_token_ms=self._first_token_ms,
+            usage=usage,
+            usage_source=source,
+            price=offer.model.price,
+            price_list=offer.price_list,
+            cost_nano_usd=cost,
+            detail=detail[:DETAIL_CHARS] if detail else None,
+        )
+
     def _elapsed_ms(self) -> int:
-        return int((self._clock.monotonic() - self._began_at) * 1000)
+        return int((self._clock.monotonic() - self.began_at) * 1000)
 
     def _estimate(self, outcome: Outcome) -> TokenUsage:
-        """Prompt by its bytes; output by the text that came, else by the time the provider had for it."""
-        output = estimated_tokens(self._generated_bytes)
-        if outcome != "ok" and not self.call.streamed:
+        """Prompt and output by their text; of a buffered answer that nobody waited for by the time it was given."""
+        output = count_tokens(self._generated)
+        if outcome != "ok" and not self._call.streamed:
             output = self._elapsed_ms() * TOKENS_PER_SECOND // 1000
-        most = self._output_limit * self.call.answers
-        prompt = estimated_tokens(most_prompt_tokens(self.call.fields))
+        most = self.output_limit * self._call.answers
+        prompt = estimated_prompt_tokens(self._call.fields)
         return TokenUsage(input=min(prompt, self._demand.prompt_tokens), output=min(output, most))

@@ -114,9 +114,7 @@ class Replay:
 
     def _find(self, request: dict[str, Any]) -> _Recording | str:
         """The recording, or which one is missing."""
-        messages = _messages(request)
-        said = next((_text(message) for message in messages if message.get("role") == "user"), "")
-        turn = sum(message.get("role") == "assistant" for message in messages)
+        said, turn = conversation_of(request)
         model = str(request.get("model"))
         matching = [found for found in self._by_turn.get((model, turn), ()) if found.conversation in said]
         if matching:
@@ -164,6 +162,13 @@ def pseudo_embedding(text: str) -> list[float]:
     raw = [int.from_bytes(noise[i : i + 2], "big") / 32767.5 - 1.0 for i in range(0, len(noise), 2)]
     length = math.sqrt(sum(number * number for number in raw)) or 1.0
     return [round(number / length, 8) for number in raw]
+
+
+def conversation_of(request: dict[str, Any]) -> tuple[str, int]:
+    """(text of the first user message, number of assistant messages): where in which conversation a request stands."""
+    messages = _messages(request)
+    said = next((_text(message) for message in messages if message.get("role") == "user"), "")
+    return said, sum(message.get("role") == "assistant" for message in messages)
 
 
 def _fitted(recording: _Recording, request: dict[str, Any]) -> _Answer:

@@ -6,6 +6,7 @@ whoever decided on an older list of reservations is told so, catches up and deci
 
 import asyncio
 
+import msgspec
 import structlog
 
 from ridges.chassis.ports import Clock, EventStore, EventStoreUnavailable, LastPosition, WrongPosition
@@ -13,7 +14,7 @@ from ridges.contracts import events as ev
 from ridges.contracts.limits import ModelLimits
 from ridges.contracts.usage import TokenUsage
 from ridges.gateway.calls import ModelCall
-from ridges.gateway.domain import Demand, Grant, WaitForOthers, decide
+from ridges.gateway.domain import Demand, Grant, KeyedCall, WaitForOthers, decide
 from ridges.gateway.errors import CallerGone, GatewayError, Kind, LogUnavailable
 from ridges.gateway.run_states import RunStates, RunView
 from ridges.gateway.settling import Settler
@@ -24,6 +25,20 @@ LONGEST_NAP_S = 1.0
 """A waiting call looks again at least so often."""
 CATCH_UP_S = 0.05
 """The subscription usually brings a missed reservation within this time; else the run is read again."""
+
+
+class KeyTaken(Exception):
+    """The run's log has a call under this idempotency key, in flight or answered."""
+
+    def __init__(self, call: KeyedCall) -> None:
+        super().__init__(call.call_id)
+        self.call = call
+
+
+def refuse_taken_key(view: RunView, call: ModelCall) -> None:
+    """Raises KeyTaken."""
+    if call.idempotency_key is not None and (known := view.spending.keyed.get(call.idempotency_key)) is not None:
+        raise KeyTaken(known)
 
 
 class Reservations:
@@ -38,9 +53,12 @@ class Reservations:
         *,
         wait_s: float,
         longest_call_s: float,
+        gateway: str,
+        hedging: bool = False,
     ) -> None:
         self._store, self._states, self._settler, self._clock = store, states, settler, clock
         self._wait_s, self._longest_call_s = wait_s, longest_call_s
+        self._gateway, self._hedging = gateway, hedging
 
     def in_flight(self, view: RunView) -> int:
         return view.spending.in_flight(self._clock.now(), self._longest_call_s)
@@ -50,28 +68,35 @@ class Reservations:
 
         Raises:
             GatewayError: a limit is reached (to be recorded), or the log is away (503).
+            KeyTaken: a call stands under the idempotency key already.
 
         """
         give_up_at = self._clock.monotonic() + self._wait_s
         while True:
             left_s = give_up_at - self._clock.monotonic()
             async with view.reserving:
-                decision = decide(
-                    view.run_id,
-                    limits,
-                    view.spending,
-                    demand,
-                    in_flight=self.in_flight(view),
-                    may_wait=left_s > 0,
-                )
-                if isinstance(decision, Grant) and await self._append(view, call_id, call, decision):
+                refuse_taken_key(view, call)
+                decision = self._decide(view, limits, demand, may_wait=left_s > 0)
+                if isinstance(decision, Grant) and await self._append(view, call_id, call, decision, demand):
                     return decision
             if isinstance(decision, GatewayError):
                 raise decision
             if isinstance(decision, WaitForOthers):
                 await view.change(min(left_s, LONGEST_NAP_S))
 
-    async def _append(self, view: RunView, call_id: str, call: ModelCall, grant: Grant) -> bool:
+    def _decide(
+        self, view: RunView, limits: ModelLimits, demand: Demand, *, may_wait: bool
+    ) -> Grant | WaitForOthers | GatewayError:
+        """With room for a second request where calls are hedged and the budget has it."""
+        now, in_flight = self._clock.now(), self.in_flight(view)
+        if self._hedging:
+            twice = msgspec.structs.replace(demand, requests=2)
+            hedged = decide(view.run_id, limits, view.spending, twice, in_flight=in_flight, may_wait=False, now=now)
+            if isinstance(hedged, Grant) and not hedged.lowered:
+                return hedged
+        return decide(view.run_id, limits, view.spending, demand, in_flight=in_flight, may_wait=may_wait, now=now)
+
+    async def _append(self, view: RunView, call_id: str, call: ModelCall, grant: Grant, demand: Demand) -> bool:
         """False: another gateway was first, and the view is current again."""
         event = ev.InferenceReserved(
             id=self._clock.new_id(),
@@ -81,6 +106,11 @@ class Reservations:
             model=call.model,
             cost_nano_usd=grant.cost_nano_usd,
             tokens=grant.tokens,
+            idempotency_key=call.idempotency_key,
+            idempotency_digest=call.digest() if call.idempotency_key is not None else None,
+            gateway=self._gateway,
+            prompt_tokens=grant.prompt_tokens,
+            price=demand.price,
         )
         expected = LastPosition(view.spending.last_reserved_position, ev.InferenceReserved)
         appending = asyncio.create_task(self._store.append(view.run_id, [event], expected))

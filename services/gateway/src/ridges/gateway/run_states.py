@@ -7,7 +7,7 @@ mind.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -70,6 +70,10 @@ class RunView:
             pass
 
 
+def _nothing(_: RunView) -> None:
+    """Nobody asked."""
+
+
 class RunStates:
     """The runs that called lately."""
 
@@ -79,10 +83,14 @@ class RunStates:
         self._loading: dict[str, asyncio.Task[RunView]] = {}
         self._buffers: dict[str, list[Recorded]] = {}
         self._following = asyncio.Event()
+        self.start_position = 0
+        """Where the log ended when this gateway began: what is older was done by others, or by its earlier life."""
+        self.on_loaded: Callable[[RunView], None] = _nothing
+        """Called with every run that was read from the log."""
 
     async def follow(self) -> None:
         """Keep the views current until cancelled; ends with an error only when the log holds what cannot be read."""
-        position = await self._first_position()
+        self.start_position = position = await self._first_position()
         self._following.set()
         async for recorded in self._store.subscribe(after=position, types=FOLLOWED):
             self._take(recorded)
@@ -156,6 +164,7 @@ class RunStates:
         if view.run is not None:
             self._views[run_id] = view
             self._forget_oldest()
+            self.on_loaded(view)
         return view
 
     def _forget_oldest(self) -> None:

@@ -1,5 +1,6 @@
 """Settings of the gateway, read once from ``RIDGES_*``."""
 
+import socket
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +38,14 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that is silent for so long counts as cut."""
     budget_wait_s: float = 30.0
     """How long a call waits for other calls of its run to free reserved budget before it is cut down or refused."""
+    hedge_after_s: float | None = None
+    """A call without an answer (a stream: without a first event) for so long is asked of a second provider too."""
+    gateway_name: str = ""
+    """Of this gateway among its replicas, the same after a restart. Default: host name and port."""
+    choice_seed: int | None = None
+    """Makes the draw among providers repeatable."""
+    otel: bool = False
+    """Send a span for every call to OpenTelemetry; needs the extra otel and is configured by OTEL_* variables."""
     known_runs: int = 2000
     """Runs kept in memory; others are read from the log again when they call."""
     drain_timeout_s: float = 20.0
@@ -53,9 +62,13 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("RIDGES_RUN_TOKEN_KEY is not hex; make one with: openssl rand -hex 32") from None
         if len(key) < 32:
             raise ValueError("RIDGES_RUN_TOKEN_KEY is shorter than 32 bytes; make one with: openssl rand -hex 32")
-        for name in ("call_deadline_s", "stream_idle_s"):
-            if getattr(self, name) <= 0:
+        for name in ("call_deadline_s", "stream_idle_s", "hedge_after_s"):
+            if (seconds := getattr(self, name)) is not None and seconds <= 0:
                 raise ValueError(f"RIDGES_{name.upper()} must be more than 0")
+
+    @property
+    def name(self) -> str:
+        return self.gateway_name or f"{socket.gethostname()}:{self.http_port}"
 
     @property
     def token_key(self) -> bytes:

@@ -1,6 +1,7 @@
 """Relay of a streamed chat answer: events go on as they came; only usage is read, and taken out where nobody asked."""
 
 import re
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import Raw
@@ -99,7 +100,8 @@ class SseRelay:
         except UNREADABLE as error:
             raise BrokenStream(f"an event of the stream is no chat chunk: {error}") from error
         usage = parse_usage(chunk.usage)
-        self.usage = usage or self.usage
+        if usage is not None and (self.usage is None or usage.total >= self.usage.total):
+            self.usage = usage  # some report it again and again as it grows, some end with an empty one
         if self._keep_usage or usage is None:
             return event + b"\n\n"
         if not chunk.choices:
@@ -109,9 +111,15 @@ class SseRelay:
         return b"data: " + bytes(encoded(fields)) + b"\n\n"
 
 
-def generated_bytes(events: list[bytes]) -> int:
-    """Bytes of text, reasoning and tool arguments in the chunks: for estimates."""
-    return sum(_text_bytes(payload) for event in events if (payload := _payload(event)) is not None)
+def events_of(stream: bytes) -> list[bytes]:
+    """The data of every event in a whole stream, without ``[DONE]``."""
+    payloads = (_payload(event) for event in stream.replace(b"\r\n", b"\n").split(b"\n\n"))
+    return [payload for payload in payloads if payload and payload != b"[DONE]"]
+
+
+def generated_text(events: list[bytes]) -> str:
+    """Text, reasoning and tool calls in the chunks, answer by answer as a buffered reply has them: for estimates."""
+    return _said(choice for event in events if (payload := _payload(event)) for choice in _choices(payload))
 
 
 def error_event(detail: str, code: str) -> bytes:
@@ -126,6 +134,7 @@ class _Function(msgspec.Struct):
 
 
 class _ToolCall(msgspec.Struct):
+    index: int | None = None
     function: _Function | None = None
 
 
@@ -137,14 +146,30 @@ class Message(msgspec.Struct):
     reasoning: str | None = None
     tool_calls: list[_ToolCall] | None = None
 
-    def text_bytes(self) -> int:
-        calls = [call.function for call in self.tool_calls or () if call.function]
-        texts = (self.content, self.reasoning_content or self.reasoning)
-        arguments = [text for call in calls for text in (call.name, call.arguments)]
-        return sum(len(text.encode()) for text in (*texts, *arguments) if text)
+
+class _Texts:
+    """What one answer has said so far, kind by kind."""
+
+    def __init__(self) -> None:
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[int, list[str]] = {}
+
+    def add(self, said: Message) -> None:
+        self._content.append(said.content or "")
+        self._reasoning.append(said.reasoning_content or said.reasoning or "")
+        for place, call in enumerate(said.tool_calls or ()):
+            if call.function is not None:
+                texts = self._calls.setdefault(place if call.index is None else call.index, [])
+                texts += [call.function.name or "", call.function.arguments or ""]
+
+    def joined(self) -> str:
+        parts = (self._reasoning, self._content, *self._calls.values())
+        return "\n".join(text for part in parts if (text := "".join(part)))
 
 
 class _Choice(msgspec.Struct):
+    index: int = 0
     delta: Message | None = None
     message: Message | None = None
 
@@ -153,17 +178,24 @@ class _Choices(msgspec.Struct):
     choices: list[_Choice] = []
 
 
-def _text_bytes(payload: bytes) -> int:
+def _choices(payload: bytes) -> list[_Choice]:
     try:
-        choices = msgspec.json.decode(payload, type=_Choices).choices
+        return msgspec.json.decode(payload, type=_Choices).choices
     except UNREADABLE:
-        return 0
-    return sum(said.text_bytes() for choice in choices if (said := choice.delta or choice.message))
+        return []
 
 
-def reply_bytes(body: bytes) -> int:
-    """Bytes of text in a buffered reply: for estimates."""
-    return _text_bytes(body)
+def reply_text(body: bytes) -> str:
+    """Text, reasoning and tool calls of a buffered reply: for estimates."""
+    return _said(_choices(body))
+
+
+def _said(choices: "Iterable[_Choice]") -> str:
+    answers: dict[int, _Texts] = {}
+    for choice in choices:
+        if (said := choice.delta or choice.message) is not None:
+            answers.setdefault(choice.index, _Texts()).add(said)
+    return "\n".join(texts.joined() for texts in answers.values())
 
 
 def _payload(event: bytes) -> bytes | None:

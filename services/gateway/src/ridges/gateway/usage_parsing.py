@@ -6,9 +6,8 @@ import msgspec
 
 from ridges.contracts.usage import TokenUsage
 from ridges.gateway.calls import UNREADABLE, Fields
+from ridges.gateway.token_estimate import PER_MESSAGE, count_tokens
 
-BYTES_PER_TOKEN = 4
-"""Of ordinary English and code. Used for charging only where a provider gave no usage; marked as an estimate."""
 TOKENS_PER_SECOND = 50
 """Assumed speed of a provider whose buffered answer was not waited for."""
 TOKENS_PER_IMAGE = 3_000
@@ -33,6 +32,8 @@ class _Usage(msgspec.Struct):
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
     prompt_cache_hit_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
 
 
 def parse_usage(raw: msgspec.Raw | bytes | None) -> TokenUsage | None:
@@ -40,7 +41,7 @@ def parse_usage(raw: msgspec.Raw | bytes | None) -> TokenUsage | None:
 
     Source: OpenAI reports cached tokens inside prompt tokens and reasoning tokens inside completion tokens; DeepSeek
     calls the first ``prompt_cache_hit_tokens``; xAI reports reasoning tokens beside completion tokens (the total
-    tells).
+    tells); some servers speak of input and output tokens.
     """
     if raw is None:
         return None
@@ -48,9 +49,12 @@ def parse_usage(raw: msgspec.Raw | bytes | None) -> TokenUsage | None:
         usage = msgspec.json.decode(raw, type=_Usage | None)
     except UNREADABLE:
         return None
-    if usage is None or usage.prompt_tokens is None:
+    if usage is None:
         return None
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens or 0
+    prompt = usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens
+    completion = (usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens) or 0
+    if prompt is None:
+        return None
     cached = (usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens) or 0
     cached = cached or usage.prompt_cache_hit_tokens or 0
     reasoning = (usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens) or 0
@@ -75,9 +79,40 @@ def most_prompt_tokens(fields: Fields) -> int:
     return most
 
 
-def estimated_tokens(content_bytes: int) -> int:
-    """A fair guess for charging, rounded up."""
-    return -(-content_bytes // BYTES_PER_TOKEN)
+def estimated_prompt_tokens(fields: Fields) -> int:
+    """A fair guess for charging: the text of messages and tools, or of what is to be embedded."""
+    if "input" in fields:
+        inputs = _decoded(fields, "input")
+        return sum(count_tokens(text) for text in (inputs if isinstance(inputs, list) else [inputs]) if _is_text(text))
+    messages = _decoded(fields, "messages")
+    tokens = sum(PER_MESSAGE + _message_tokens(m) for m in (messages if isinstance(messages, list) else ()))
+    tools = bytes(fields.get("tools", b""))
+    return tokens + count_tokens(tools.decode(errors="replace"))
+
+
+def _message_tokens(message: Any) -> int:
+    if not isinstance(message, dict):
+        return 0
+    content = message.get("content")
+    parts = content if isinstance(content, list) else [{"text": content}]
+    tokens = 0
+    for part in parts:
+        if isinstance(part, dict):
+            tokens += TOKENS_PER_IMAGE // 3 if "image_url" in part else 0
+            tokens += count_tokens(part["text"]) if _is_text(part.get("text")) else 0
+    calls = message.get("tool_calls")
+    return tokens + (count_tokens(msgspec.json.encode(calls).decode()) if calls else 0)
+
+
+def _decoded(fields: Fields, name: str) -> Any:
+    try:
+        return msgspec.json.decode(fields.get(name, b"null"))
+    except UNREADABLE:
+        return None
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _images(encoded_messages: bytes) -> tuple[int, int]:

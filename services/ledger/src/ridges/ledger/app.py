@@ -13,7 +13,7 @@ from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.health import Check, health_handlers
 from ridges.chassis.jetstream import open_event_store
-from ridges.chassis.ports import BlobStore, Clock, EventStore
+from ridges.chassis.ports import Clock, EventStore, NamedBlobStore
 from ridges.chassis.settings import SettingsError
 from ridges.ledger import queries as reading
 from ridges.ledger import refusals as refusing
@@ -21,18 +21,25 @@ from ridges.ledger.details import RunDetails
 from ridges.ledger.examiner import AgentExaminer
 from ridges.ledger.handlers import RunRequests
 from ridges.ledger.ingress import Ingress
+from ridges.ledger.price_publishing import PriceLists
 from ridges.ledger.projections import apply
 from ridges.ledger.projections.apply import Projections
+from ridges.ledger.projections.schema import is_outdated
 from ridges.ledger.projector import Projector
 from ridges.ledger.queries import Queries
+from ridges.ledger.rebuilding import Rebuilder
 from ridges.ledger.refusals import Refusals
 from ridges.ledger.routes.accounts import account_routes
+from ridges.ledger.routes.admin import admin_routes
+from ridges.ledger.routes.batches import batch_routes
 from ridges.ledger.routes.blobs import blob_routes
 from ridges.ledger.routes.failures import exception_handlers
 from ridges.ledger.routes.guard import guard
+from ridges.ledger.routes.prices import price_routes
 from ridges.ledger.routes.run_files import run_file_routes
 from ridges.ledger.routes.runs import run_routes
 from ridges.ledger.routes.streams import stream_routes
+from ridges.ledger.running_passes import ChildPasses, Passes, ThreadPasses
 from ridges.ledger.settings import LedgerSettings
 from ridges.ledger.settle import Settler
 from ridges.ledger.stream import Hub
@@ -40,6 +47,7 @@ from ridges.ledger.web.site import site_routes
 
 SERVICE = "ledger"
 API_VERSION = "1"
+TABLES = "projections.sqlite"
 
 
 class Ledger:
@@ -50,17 +58,31 @@ class Ledger:
         config: LedgerSettings,
         *,
         store: EventStore,
-        blobs: BlobStore,
+        blobs: NamedBlobStore,
         clock: Clock,
         projections: Projections,
         queries: Queries,
         refusals: Refusals,
+        passes: Passes | None = None,
     ) -> None:
         self._config, self._store, self._blobs = config, store, blobs
         self._queries, self._refusals = queries, refusals
         self.hub = Hub()
-        self.projector = Projector(store, projections, self.hub, path=str(config.state_dir / "projections.sqlite"))
+        path = config.state_dir / TABLES
+        self.projector = Projector(store, projections, self.hub, path=str(path))
+        if is_outdated(path):
+            self.projector.hold("the tables are of another version; they are being rebuilt")
+        self.passes = passes or ThreadPasses(store, blobs, clock, config.settle_grace_s)
+        self.rebuilder = Rebuilder(
+            path=path,
+            store=store,
+            projections=projections,
+            queries=queries,
+            projector=self.projector,
+            passes=self.passes,
+        )
         self.settler = Settler(store=store, queries=queries, clock=clock, grace_s=config.settle_grace_s)
+        self.price_lists = PriceLists(store=store, clock=clock)
         self.requests = RunRequests(
             store=store,
             blobs=blobs,
@@ -82,10 +104,13 @@ class Ledger:
                 *stream_routes(self._queries, self.hub),
                 *account_routes(self._queries, self._refusals, self._store),
                 *blob_routes(self._blobs),
+                *batch_routes(self.requests, self._queries, self.projector),
+                *price_routes(self.price_lists, self._queries),
+                *admin_routes(self.rebuilder, self.passes, self.settler),
                 *site_routes(self._queries, details),
                 *health_handlers(SERVICE, own | checks),
             ],
-            guards=[guard(self._config.api_token, self._config.http_host)],
+            guards=[guard(self._config)],
             exception_handlers=exception_handlers,
             openapi_config=OpenAPIConfig(
                 title="Ridges ledger",
@@ -119,7 +144,7 @@ async def run() -> None:
                 allow_lossy=config.allow_lossy_log,
             )
         )
-        path = config.state_dir / "projections.sqlite"
+        path = config.state_dir / TABLES
         refusals = stack.enter_context(refusing.opened(config.state_dir / "refusals.sqlite"))
         ledger = Ledger(
             config,
@@ -129,6 +154,7 @@ async def run() -> None:
             projections=stack.enter_context(apply.opened(path)),
             queries=stack.enter_context(reading.opened(path)),
             refusals=refusals,
+            passes=ChildPasses(),
         )
         ingress = Ingress(
             url=config.nats_url,
@@ -147,13 +173,13 @@ async def run() -> None:
             ledger.http({"ingress": ingress.check}),
             host=config.http_host,
             port=config.http_port,
-            background=[ledger.projector.run, ledger.settler.run, ingress.run],
+            background=[ledger.projector.run, ledger.rebuilder.upgrade, ledger.settler.run, ingress.run],
             drain=drain,
             drain_timeout_s=config.drain_timeout_s,
         )
 
 
-def _blobs(config: LedgerSettings) -> BlobStore:
+def _blobs(config: LedgerSettings) -> NamedBlobStore:
     try:
         return open_blob_store(config.blobs_url)
     except BlobsUrlError as error:

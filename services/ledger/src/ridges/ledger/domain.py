@@ -120,7 +120,7 @@ def decide_run(
         agent_name=request.agent_name,
         limits=decide_limits(request.limits, problem),
         model=request.model,
-        image=problem.image,
+        image=request.image or problem.image,
         sandbox=request.sandbox,
         batch_id=request.batch_id,
         requested_by=request.requested_by,
@@ -142,7 +142,7 @@ def decide_limits(asked: RequestedLimits, problem: ProblemPublished) -> RunLimit
 
     """
     default, model = RunLimits(), ModelLimits()
-    sandbox = asked.sandbox or default.sandbox
+    sandbox = asked.sandbox or problem.sandbox or default.sandbox
     _refuse_absurd_sandbox(sandbox)
     cost = model.max_cost_nano_usd if asked.max_cost_usd is None else nano_usd(asked.max_cost_usd)
     if cost > nano_usd(MAX_COST_USD):
@@ -176,7 +176,7 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-_COMPARED = ("problem_id", "agent", "agent_name", "model", "sandbox", "batch_id", "requested_by", "limits")
+_COMPARED = ("problem_id", "agent", "agent_name", "model", "image", "sandbox", "batch_id", "requested_by", "limits")
 
 
 def refuse_other_request(stored: RunRequested, request: RequestRun, agent: BlobRef) -> None:
@@ -186,6 +186,7 @@ def refuse_other_request(stored: RunRequested, request: RequestRun, agent: BlobR
         stored.agent.digest == agent.digest,
         stored.agent_name == request.agent_name,
         stored.model == request.model,
+        request.image is None or stored.image == request.image,
         stored.sandbox == request.sandbox,
         stored.batch_id == request.batch_id,
         stored.requested_by == request.requested_by,

@@ -66,3 +66,11 @@ class ProjectionBehind(LedgerError):
             f"{f' ({why})' if why else ''}; read /v1/runs/{run_id} later, do not ask again under another id"
         )
         self.run_id, self.position, self.reached = run_id, position, reached
+
+
+class PassRunning(LedgerError):
+    """Passes of one kind run one at a time."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"a {what} is running already; wait for its end, then ask again")
+        self.what = what

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import structlog
 
@@ -27,7 +27,11 @@ class Projector:
         self._store, self._projections, self._hub, self._path = store, projections, hub, path
         self._moved = asyncio.Condition()
         self.stopped: str | None = None
-        """Why it will not go on; None while it does."""
+        """Why it does not go on; None while it does."""
+        self.held: str | None = None
+        """Why it has not begun: the tables are of another version."""
+        self._applying = asyncio.Lock()
+        self._called = asyncio.Event()
         self._trouble: str | None = None
         """Why it waits at the moment."""
 
@@ -36,8 +40,12 @@ class Projector:
         return self._projections.position
 
     async def run(self) -> None:
-        """Follow the log until cancelled. Ends early only for good: ``stopped`` says why, reads keep the old state."""
-        while self.stopped is None:
+        """Follow the log until cancelled. While ``stopped`` or ``held`` say why not, reads keep the old state."""
+        while True:
+            self._called.clear()
+            if self.stopped is not None or self.held is not None:
+                await self._called.wait()
+                continue
             try:
                 await self._follow()
             except (EventStoreUnavailable, sqlite3.OperationalError) as error:
@@ -60,7 +68,10 @@ class Projector:
                 first = batch[0]
                 if first.position == checkpoint and first.event.id != self._projections.event_id:
                     raise ForeignLog(checkpoint, self._path)
-                changed = self._projections.apply(batch)
+                async with self._applying:
+                    if self._called.is_set():
+                        return  # the tables were swapped: begin again where they stand
+                    changed = self._projections.apply(batch)
                 self._trouble = None
                 async with self._moved:
                     self._moved.notify_all()
@@ -75,9 +86,24 @@ class Projector:
             pass
         return self.position >= position
 
+    @asynccontextmanager
+    async def paused(self) -> AsyncIterator[None]:
+        """Nothing is applied within; ``position`` stands still."""
+        async with self._applying:
+            yield
+
+    def hold(self, why: str) -> None:
+        """Do not begin before ``go_on``."""
+        self.held = why
+
+    def go_on(self) -> None:
+        """Begin again with the tables as they are now."""
+        self.stopped = self.held = self._trouble = None
+        self._called.set()
+
     async def check(self) -> None:
         """Returns while the projection goes on. Raises ProjectionStopped otherwise (for /readyz)."""
-        why = self.stopped or self._trouble
+        why = self.stopped or self.held or self._trouble
         if why is not None:
             raise ProjectionStopped(why)
 

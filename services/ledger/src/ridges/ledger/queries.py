@@ -7,24 +7,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Literal, get_args
 
 import msgspec
 
 from ridges.contracts import codec
-from ridges.contracts.events import ExitFacts, ProblemPublished, TestResult
+from ridges.contracts.events import ExitFacts, PriceListPublished, ProblemPublished, TestResult
 from ridges.contracts.faults import RULES, Cause
 from ridges.contracts.lifecycle import ENDED, RunState
 from ridges.contracts.limits import RunLimits
 from ridges.contracts.money import usd_text
 from ridges.contracts.usage import TokenUsage
-from ridges.contracts.views import CostReport, CostRow, ProblemRow, RunDetail, RunList, RunRow
+from ridges.contracts.views import (
+    BatchRow,
+    CostDimension,
+    CostReport,
+    ProblemRow,
+    RepriceReport,
+    RunDetail,
+    RunList,
+    RunRow,
+)
+from ridges.ledger.cost_reports import batch_rows, cost_report, repriced
 from ridges.ledger.errors import AmbiguousRun, RequestRefused, UnknownRun
 from ridges.ledger.projections.runs import COLUMNS, RunRecord, record_of
 from ridges.ledger.projections.schema import open_reader
-
-CostDimension = Literal["run", "agent", "problem", "model", "provider", "day"]
-COST_DIMENSIONS: tuple[CostDimension, ...] = get_args(CostDimension)
 
 MIN_PREFIX = 4
 CANDIDATES_SHOWN = 10
@@ -32,26 +38,6 @@ CANDIDATES_SHOWN = 10
 _RUNS = f"SELECT {', '.join(COLUMNS)} FROM runs"  # noqa: S608 - our own column names
 _ENDED = tuple(sorted(state.value for state in ENDED))
 _NOT_ENDED = f"state NOT IN ({', '.join('?' * len(_ENDED))})"
-
-_COST_KEYS: dict[CostDimension, str] = {
-    "run": "costs.run_id",
-    "agent": "coalesce(runs.agent_name || '@' || substr(runs.agent, 8, 12), '(unknown)')",
-    "problem": "coalesce(runs.problem, '(unknown)')",
-    "model": "costs.model",
-    "provider": "costs.provider",
-    "day": "costs.day",
-}
-_SUMS = ", ".join(
-    f"sum(costs.{name}) AS {name}"
-    for name in (
-        "requests",
-        "input_tokens",
-        "cached_input_tokens",
-        "output_tokens",
-        "reasoning_tokens",
-        "cost_nano_usd",
-    )
-)
 
 
 class RunFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +64,22 @@ class OpenReservation(msgspec.Struct, frozen=True, kw_only=True):
 class Queries:
     """The reader of the tables."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: sqlite3.Connection, path: Path | None = None) -> None:
+        self._connection, self._path = connection, path
 
     def close(self) -> None:
         self._connection.close()
+
+    def reopen(self, connection: sqlite3.Connection) -> None:
+        """Go on with other tables; the old connection is not closed."""
+        self._connection = connection
+
+    @contextmanager
+    def beside(self) -> "Iterator[Queries]":
+        """A reader for another thread, for what takes long."""
+        assert self._path is not None, "tables in memory have one reader"
+        with opened(self._path) as queries:
+            yield queries
 
     def position(self) -> int:
         """Of the newest event in the tables."""
@@ -150,18 +147,27 @@ class Queries:
 
     def costs(self, by: CostDimension) -> CostReport:
         """Costs by one dimension, the most expensive first (days: in order). The rows add up to the total exactly."""
-        key = _COST_KEYS[by]
-        order = "1" if by == "day" else "cost_nano_usd DESC, 1"
         with self._snapshot():
-            position = self.position()
-            rows = self._connection.execute(
-                f"SELECT {key} AS key, {_SUMS} FROM costs LEFT JOIN runs ON runs.run_id = costs.run_id "  # noqa: S608
-                f"GROUP BY key HAVING sum(costs.requests) OR sum(costs.cost_nano_usd) OR sum(costs.input_tokens) "
-                f"OR sum(costs.cached_input_tokens) OR sum(costs.output_tokens) OR sum(costs.reasoning_tokens) "
-                f"ORDER BY {order}"
-            ).fetchall()
-            total = self._connection.execute(f"SELECT 'total', {_SUMS} FROM costs").fetchone()  # noqa: S608
-        return CostReport(by=by, rows=tuple(map(_cost_row, rows)), total=_cost_row(total), position=position)
+            return cost_report(self._connection, by, self.position())
+
+    def batches(self, batch_id: str | None = None) -> list[BatchRow]:
+        """Batches, newest first; or the one."""
+        return batch_rows(self._connection, batch_id)
+
+    def price_lists(self) -> list[PriceListPublished]:
+        """Every published price list, newest first."""
+        rows = self._connection.execute("SELECT event FROM price_lists ORDER BY position DESC")
+        return [_price_list_in(row[0]) for row in rows]
+
+    def price_list(self, price_list: str) -> PriceListPublished | None:
+        """A published price list by its id."""
+        row = self._connection.execute("SELECT event FROM price_lists WHERE price_list = ?", (price_list,)).fetchone()
+        return None if row is None else _price_list_in(row[0])
+
+    def reprice(self, prices: PriceListPublished, since: str | None) -> RepriceReport:
+        """All costs since a day with other prices beside the recorded ones."""
+        with self._snapshot():
+            return repriced(self._connection, prices, since, self.position())
 
     def problems(self) -> list[ProblemRow]:
         """The newest edition of each published problem, by id."""
@@ -174,11 +180,12 @@ class Queries:
         return None if row is None else _problem_in(row[0])
 
     def open_reservations(self) -> list[OpenReservation]:
-        """The reservations of ended runs that nothing has released."""
+        """The reservations of ended runs (and of runs that nobody requested) that nothing has released."""
         rows = self._connection.execute(
-            "SELECT calls.run_id, call_id, calls.model, calls.reserved_nano_usd, max(finished_at, reserved_at) "  # noqa: S608
-            "FROM calls JOIN runs ON runs.run_id = calls.run_id "
-            f"WHERE calls.status = 'reserved' AND NOT ({_NOT_ENDED}) LIMIT 1000",
+            "SELECT calls.run_id, call_id, calls.model, calls.reserved_nano_usd, "  # noqa: S608
+            "max(coalesce(finished_at, ''), reserved_at) "
+            "FROM calls LEFT JOIN runs ON runs.run_id = calls.run_id "
+            f"WHERE calls.status = 'reserved' AND (state IS NULL OR NOT ({_NOT_ENDED})) LIMIT 1000",
             _ENDED,
         )
         return [
@@ -204,7 +211,7 @@ class Queries:
 @contextmanager
 def opened(path: Path) -> Iterator[Queries]:
     """The reader of the file, closed in the end."""
-    queries = Queries(open_reader(path))
+    queries = Queries(open_reader(path), path)
     try:
         yield queries
     finally:
@@ -303,15 +310,10 @@ def _position_in(cursor: str) -> int:
         raise RequestRefused(f"{cursor!r} is no cursor; take next_cursor of the page before", status=422) from error
 
 
-def _cost_row(row: tuple[object, ...]) -> CostRow:
-    requests, fresh, cached, output, reasoning, cost = (int(str(amount or 0)) for amount in row[1:])
-    return CostRow(
-        key=str(row[0]),
-        requests=requests,
-        usage=TokenUsage(input=fresh, cached_input=cached, output=output, reasoning=reasoning),
-        cost_nano_usd=cost,
-        cost_usd=usd_text(cost),
-    )
+def _price_list_in(content: bytes) -> PriceListPublished:
+    event = codec.decode(content)
+    assert isinstance(event, PriceListPublished)
+    return event
 
 
 def _problem_in(content: bytes) -> ProblemPublished:

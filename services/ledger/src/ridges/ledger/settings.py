@@ -30,7 +30,11 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     http_port: Annotated[int, Meta(ge=0, le=65_535)] = 8100
     """Port to listen on."""
     api_token: Annotated[str, Meta(min_length=16)] | None = None
-    """Every HTTP request must carry it: `Authorization: Bearer <token>`, or as the password of a browser's log-in."""
+    """Role admin. Requests must carry a token: `Authorization: Bearer <token>`, or as a browser log-in's password."""
+    api_run_token: Annotated[str, Meta(min_length=16)] | None = None
+    """Role run: may read, ask for runs, cancel and upload, but not administrate."""
+    api_read_token: Annotated[str, Meta(min_length=16)] | None = None
+    """Role read: may only read."""
     settle_grace_s: Annotated[float, Meta(ge=0)] = 60.0
     """How long after a run's end a reservation without an outcome is settled with its maximum."""
     log_format: Literal["json", "console"] = "json"
@@ -41,6 +45,13 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Time for what is in progress after SIGTERM."""
 
     def __post_init__(self) -> None:
+        tokens = [token for token in (self.api_token, self.api_run_token, self.api_read_token) if token is not None]
+        if len(set(tokens)) != len(tokens):
+            raise ValueError(
+                "RIDGES_API_TOKEN, RIDGES_API_RUN_TOKEN and RIDGES_API_READ_TOKEN must differ: each stands for a role"
+            )
+        if self.api_token is None and tokens:
+            raise ValueError("RIDGES_API_TOKEN is not set but another token is; without it nobody would be the admin")
         if self.api_token is None and not is_loopback(self.http_host):
             raise ValueError(
                 f"RIDGES_HTTP_HOST is {self.http_host!r}, which others can reach, but RIDGES_API_TOKEN is not set; "

@@ -1,13 +1,18 @@
 """Closes reservations that a crash left open: their run has ended, and no outcome of the call came for a while."""
 
 import asyncio
+from typing import Annotated
 
+import msgspec
 import structlog
+from msgspec import Meta
 
 from ridges.chassis.ports import Clock, EventRefused, EventStore, EventStoreUnavailable
-from ridges.contracts.events import InferenceSettled
+from ridges.contracts.events import InferenceFailed, InferenceMade, InferenceReserved, InferenceSettled
+from ridges.contracts.money import nano_usd
 from ridges.contracts.usage import TokenUsage
-from ridges.ledger.domain import derived_event_id
+from ridges.ledger.domain import canonical_run_id, derived_event_id
+from ridges.ledger.errors import RequestRefused
 from ridges.ledger.queries import OpenReservation, Queries
 
 log = structlog.get_logger(__name__)
@@ -15,8 +20,21 @@ log = structlog.get_logger(__name__)
 INTERVAL_S = 5.0
 
 
+class ProviderRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a provider says a call did cost, whose outcome is not in the log."""
+
+    run_id: str
+    call_id: Annotated[str, Meta(min_length=1, max_length=200)]
+    cost_usd: Annotated[str, Meta(pattern=r"^\d{1,9}(\.\d{1,9})?$")]
+    """Decimal text."""
+    input: Annotated[int, Meta(ge=0, le=10**12)] = 0
+    cached_input: Annotated[int, Meta(ge=0, le=10**12)] = 0
+    output: Annotated[int, Meta(ge=0, le=10**12)] = 0
+    reasoning: Annotated[int, Meta(ge=0, le=10**12)] = 0
+
+
 class Settler:
-    """Appends InferenceSettled with the reserved maximum: nobody knows what the call did cost, nor how many tokens.
+    """Appends InferenceSettled: from the provider's record where somebody brings one, else the reserved maximum.
 
     Calls of a run that goes on are never touched: their gateway may still be busy with them. Two ledgers, or one that
     crashed here, append the same event ids: nothing is settled twice. An InferenceMade that turns up later replaces it.
@@ -51,6 +69,45 @@ class Settler:
                 cost_nano_usd=reservation.reserved_nano_usd,
             )
         return len(due)
+
+    async def settle_from(self, record: ProviderRecord) -> int:
+        """Settle a call from its provider's record, also one that was settled with its maximum. Its position.
+
+        Raises:
+            RequestRefused: no such call, its outcome is known, or another record settled it.
+            EventStoreUnavailable: ask again.
+
+        """
+        run_id = canonical_run_id(record.run_id)
+        event = InferenceSettled(
+            id=derived_event_id(run_id, f"InferenceSettled:{record.call_id}:provider_record"),
+            run_id=run_id,
+            time=self._clock.now(),
+            correlation_id=run_id,
+            call_id=record.call_id,
+            model="",
+            source="provider_record",
+            cost_nano_usd=nano_usd(record.cost_usd),
+            usage=TokenUsage(
+                input=record.input, cached_input=record.cached_input, output=record.output, reasoning=record.reasoning
+            ),
+        )
+        reserved: InferenceReserved | None = None
+        for recorded in await self._store.read_run(run_id):
+            known = recorded.event
+            if isinstance(known, InferenceReserved) and known.call_id == record.call_id:
+                reserved = known
+            elif isinstance(known, InferenceMade | InferenceFailed) and known.call_id == record.call_id:
+                reason = f"the outcome of call {record.call_id} is in the log (position {recorded.position}): it stands"
+                raise RequestRefused(reason, status=409)
+            elif isinstance(known, InferenceSettled) and known.id == event.id:
+                if (known.cost_nano_usd, known.usage) == (event.cost_nano_usd, event.usage):
+                    return recorded.position
+                reason = f"call {record.call_id} was settled from another record (position {recorded.position})"
+                raise RequestRefused(reason, status=409)
+        if reserved is None:
+            raise RequestRefused(f"run {run_id} has no reserved call {record.call_id!r}", status=404)
+        return await self._store.append(run_id, [msgspec.structs.replace(event, model=reserved.model)])
 
     def _settled(self, reservation: OpenReservation) -> InferenceSettled:
         return InferenceSettled(

@@ -23,6 +23,7 @@ from ridges.sandbox_manager.admission import Admission
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.capacity import Capacity, FreeSpace, capacity_of, this_machine
+from ridges.sandbox_manager.ceilings import BoundedSandbox, Ceilings
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
 from ridges.sandbox_manager.errors import SettingRefused, StateDirTaken
 from ridges.sandbox_manager.handlers import Handlers
@@ -148,7 +149,8 @@ def adapters(chosen: ManagerSettings, docker: DockerSandbox) -> dict[str, Sandbo
     found: dict[str, Sandbox] = {"docker": docker, "bubblewrap": BubblewrapSandbox(python=chosen.agent_python)}
     if chosen.allow_process:
         found["process"] = BareProcessSandbox(state_dir=chosen.state_dir.absolute(), python=chosen.agent_python)
-    return found
+    ceilings = Ceilings.of(chosen)
+    return {name: BoundedSandbox(sandbox, ceilings) for name, sandbox in found.items()}
 
 
 def disk_folders(chosen: ManagerSettings) -> list[Path]:
@@ -211,6 +213,7 @@ class Service:
                 agents.stop_fetching()
                 self._admission.close()
                 await asyncio.gather(agents.drain(timeout_s), evals.drain(timeout_s))
+                await self._sweeper.last_sweep()
             finally:
                 draining.cancel()
                 watching.cancel()

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Self
@@ -12,7 +12,7 @@ from typing import Self
 import structlog
 
 from ridges.contracts.limits import MIB
-from ridges.sandbox_manager.cgroups import ControlGroup, ControlGroups
+from ridges.sandbox_manager.cgroups import COLLECTING_BYTES, ControlGroup, ControlGroups
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.host_uids import host_uid
 from ridges.sandbox_manager.interpreter import Interpreter, find_interpreter
@@ -109,7 +109,14 @@ class BubblewrapSandbox:
             async with self._started(spec, starting, counted_memory=group is not None) as (supervisor, first):
                 usage = Usage()
                 async with _limited(first, group, spec, started, usage, full):
-                    reply = await supervisor.converse(spec, starting, cancelled=cancelled, full=full, started=started)
+                    reply = await supervisor.converse(
+                        spec,
+                        starting,
+                        cancelled=cancelled,
+                        full=full,
+                        started=started,
+                        collecting=_granting(group, spec.limits.memory_bytes),
+                    )
                 measured = group.measured() if group else Measured(peak_memory_bytes=usage.peak_bytes or None)
                 if not reply.complete:
                     return _without_result(spec, reply, measured, supervisor.complaints)
@@ -256,6 +263,10 @@ async def _limited(
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
+
+
+def _granting(group: ControlGroup | None, limit_bytes: int) -> Callable[[], None]:
+    return lambda: group.grant(limit_bytes + COLLECTING_BYTES) if group else None
 
 
 def _find_bwrap(given: Path | None) -> Path:

@@ -12,13 +12,15 @@ from pathlib import Path
 
 import msgspec
 
-from ridges.contracts.limits import SandboxLimits
+from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.owner import Mark
 from ridges.sandbox_manager.wire import Measured
 
 _V1_CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 _CPU_PERIOD_US = 100_000
 _REMOVAL_PATIENCE_S = 5.0
+COLLECTING_BYTES = 128 * MIB
+"""Above the limit, for what is done after the command's end."""
 
 
 class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,7 +71,20 @@ class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
             peak = _number(memory / "memory.peak")
             microseconds = _keyed(memory / "cpu.stat").get("usage_usec")
             cpu_s = None if microseconds is None else microseconds / 1e6
-        return Measured(out_of_memory=kills > 0, cpu_s=cpu_s, peak_memory_bytes=peak)
+        pids = self.directories.get("pids")
+        pids_peak = _number(pids / "pids.peak") if pids else None
+        return Measured(out_of_memory=kills > 0, cpu_s=cpu_s, peak_memory_bytes=peak, pids_peak=pids_peak)
+
+    def grant(self, limit_bytes: int) -> None:
+        """Raise the memory limit, once everything but the supervisor is dead: what the command left must not starve it.
+
+        Files in memory file systems outlive their writers, and a group that is full of them cannot hand over anything.
+        """
+        memory = self.directories["memory"]
+        names = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes") if self.version == 1 else ("memory.max",)
+        for name in names:
+            with contextlib.suppress(OSError):
+                _write(memory / name, limit_bytes)
 
     async def remove(self) -> None:
         """Kill what is in it, remove it. Raises ``OSError`` when a process does not go."""
@@ -90,6 +105,21 @@ class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
             with contextlib.suppress(OSError, ValueError):
                 for pid in (directory / "cgroup.procs").read_text().split():
                     os.kill(int(pid), 9)
+
+
+def group_of_container(container_id: str) -> ControlGroup | None:
+    """The group that an engine on this host made for a container; None where it cannot be seen from here."""
+    names = (f"docker/{container_id}", f"system.slice/docker-{container_id}.scope")
+    directories: dict[str, Path] = {}
+    for kind, _, point, options in _mounts():
+        found = next((path for name in names if (path := Path(point) / name).is_dir()), None)
+        if found is None:
+            continue
+        if kind == "cgroup2" and (found / "memory.max").exists():
+            return ControlGroup(directories=dict.fromkeys(("memory", "pids", "cpu"), found), version=2)
+        if kind == "cgroup":
+            directories |= dict.fromkeys(set(options) & set(_V1_CONTROLLERS), found)
+    return ControlGroup(directories=directories, version=1) if "memory" in directories else None
 
 
 class ControlGroups:

@@ -12,6 +12,7 @@ from ridges.sandbox_manager.ports import PROXY_SOCKET, WORKSPACE, SandboxSpec
 
 USER_ID = 1000
 HOME = "/home/agent"
+HOSTNAME = "sandbox"
 PROXY_MOUNT = "/run/ridges"
 PROXY_SOCKET_PATH = f"{PROXY_MOUNT}/{PROXY_SOCKET}"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -19,6 +20,8 @@ OWNER_LABEL, RUN_LABEL = "ridges.owner", "ridges.run"
 SANDBOX_LABEL, DEADLINE_LABEL = "ridges.sandbox", "ridges.deadline"
 MAX_OPEN_FILES = 4096
 _SHM_BYTES = 64 * MIB
+_LEAST_INODES, _BYTES_PER_INODE = 20_000, 8192
+"""A file costs about 1.5 KiB of memory however empty it is: files of all kinds stay below half of the limit."""
 _STRAY_BYTES = 16 * MIB
 """For places that an image declares as volumes: never a volume on the host's disk."""
 
@@ -54,6 +57,33 @@ def command_rlimits(limits: SandboxLimits) -> dict[str, int]:
     return {"NOFILE": MAX_OPEN_FILES, "CORE": 0, "FSIZE": limits.disk_bytes, "MSGQUEUE": 0}
 
 
+def holder_config(image: Image, owner: str, holder_id: str, deadline: datetime) -> dict[str, Any]:
+    """A container that only holds an empty network until its stdin ends; the engine then removes it by itself."""
+    return {
+        "Image": image.image_id,
+        "Entrypoint": ["cat"],
+        "User": f"{USER_ID}:{USER_ID}",
+        "Hostname": HOSTNAME,
+        "Labels": labels("", holder_id, owner, deadline),
+        "Healthcheck": {"Test": ["NONE"]},
+        "OpenStdin": True,
+        "StdinOnce": True,
+        "AttachStdin": True,
+        "HostConfig": {
+            "AutoRemove": True,
+            "ReadonlyRootfs": True,
+            "CapDrop": ["ALL"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "NetworkMode": "none",
+            "IpcMode": "private",
+            "Memory": 16 * MIB,
+            "MemorySwap": 16 * MIB,
+            "PidsLimit": 4,
+            "LogConfig": {"Type": "none", "Config": {}},
+        },
+    }
+
+
 def container_config(
     spec: SandboxSpec,
     command: tuple[str, ...],
@@ -63,6 +93,7 @@ def container_config(
     engine_cpus: int,
     proxy_dir: Path | None,
     runtime: str | None,
+    network_holder: str | None = None,
 ) -> dict[str, Any]:
     """The create request.
 
@@ -74,6 +105,7 @@ def container_config(
         engine_cpus: the engine refuses to promise more than it has.
         proxy_dir: ``spec.proxy_dir`` as the engine sees it.
         runtime: OCI runtime; null = the engine's default.
+        network_holder: idle container whose empty network is taken over; null = a new one.
     """
     limits = spec.limits
     host: dict[str, Any] = {
@@ -81,7 +113,7 @@ def container_config(
         "ReadonlyRootfs": True,
         "CapDrop": ["ALL"],
         "SecurityOpt": ["no-new-privileges:true"],
-        "NetworkMode": "none",
+        "NetworkMode": f"container:{network_holder}" if network_holder else "none",
         "IpcMode": "private",
         "Init": False,
         "Memory": limits.memory_bytes,
@@ -99,13 +131,12 @@ def container_config(
     }
     if runtime:
         host["Runtime"] = runtime
-    return {
+    return ({} if network_holder else {"Hostname": HOSTNAME}) | {
         "Image": image.image_id,
         "Entrypoint": [command[0]],
         "Cmd": list(command[1:]),
         "User": f"{USER_ID}:{USER_ID}",
         "WorkingDir": WORKSPACE,
-        "Hostname": "sandbox",
         "Env": [],
         "Labels": labels(spec.run_id, spec.sandbox_id, owner, spec.deadline),
         "Healthcheck": {"Test": ["NONE"]},
@@ -137,11 +168,12 @@ def _temporary_file_systems(limits: SandboxLimits, image: Image) -> dict[str, st
     owned = f"rw,exec,nosuid,nodev,mode=0755,uid={USER_ID},gid={USER_ID}"
     half, quarter, eighth = (min(limits.disk_bytes, limits.memory_bytes // part) for part in (2, 4, 8))
     stray = dict.fromkeys(image.volumes, f"{owned},size={_STRAY_BYTES}")
+    inodes = f"nr_inodes={max(_LEAST_INODES, limits.memory_bytes // _BYTES_PER_INODE)}"
     return stray | {
-        WORKSPACE: f"{owned},size={half}",
-        HOME: f"{owned},size={eighth}",
+        WORKSPACE: f"{owned},size={half},{inodes}",
+        HOME: f"{owned},size={eighth},{inodes}",
         "/dev/mqueue": "ro,noexec,nosuid,nodev,size=4096",
-        "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={quarter}",  # noqa: S108 - the sandbox's own
+        "/tmp": f"rw,exec,nosuid,nodev,mode=1777,size={quarter},{inodes}",  # noqa: S108 - the sandbox's own
     }
 
 

@@ -29,6 +29,16 @@ class SandboxFailed(SandboxManagerError):
         self.run_id, self.reason = run_id, reason
 
 
+class LimitsRefused(SandboxManagerError):
+    """The run asks for more than the operator of this machine allows. Trying again does not help."""
+
+    def __init__(self, run_id: str, over: str) -> None:
+        super().__init__(
+            f"run {run_id} asks for what this machine does not allow: {over}; ask for less, or its operator"
+        )
+        self.run_id, self.over = run_id, over
+
+
 class SettingRefused(SandboxManagerError):
     """A setting can never work here. The process ends with exit code 2."""
 

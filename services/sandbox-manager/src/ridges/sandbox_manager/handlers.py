@@ -134,6 +134,7 @@ class Handlers:
             if not live.cancelled.is_set():
                 await self._agent_ended(requested, decision.attempt, left)
         except Exception as error:
+            self._technologies.distrust(technology.name)
             mishap = mishap_of(error)
             if mishap.retry and decision.attempt < self._max_attempts:
                 raise
@@ -187,14 +188,17 @@ class Handlers:
 
     async def _agent_ended(self, requested: ev.RunRequested, attempt: int, left: SandboxExit) -> None:
         outcome = outcome_of(left)
-        agent_log = await self._blobs.put(left.log, LOG_MEDIA_TYPE)
+        blobs = [self._blobs.put(left.log, LOG_MEDIA_TYPE)]
+        if outcome.patch is not None:
+            blobs.append(self._blobs.put(outcome.patch, PATCH_MEDIA_TYPE))
+        agent_log, *patch = await asyncio.gather(*blobs)
         envelope = self._envelope(requested)
         event: ev.PatchProduced | ev.AgentFailed
-        if outcome.patch is not None:
+        if patch:
             event = ev.PatchProduced(
                 **envelope,
                 attempt=attempt,
-                patch=await self._blobs.put(outcome.patch, PATCH_MEDIA_TYPE),
+                patch=patch[0],
                 partial=outcome.partial,
                 cause=outcome.cause,
                 detail=outcome.detail,
@@ -255,6 +259,7 @@ class Handlers:
             if not live.cancelled.is_set():
                 await self._evaluation_ended(requested, left)
         except Exception as error:
+            self._technologies.distrust(technology.name)
             if mishap_of(error).retry and not last_chance:
                 raise
             await self._evaluation_lost(requested, _given_up(requested, error))
@@ -278,11 +283,14 @@ class Handlers:
         return ours and not live.cancelled.is_set()
 
     async def _evaluation_ended(self, requested: ev.EvaluationRequested, left: SandboxExit) -> None:
-        outputs = []
-        for file in left.outputs:
-            content = None if file.content is None else await self._blobs.put(file.content, OUTPUT_MEDIA_TYPE)
-            outputs.append(ev.SandboxOutput(path=file.path, content=content, problem=file.problem))
-        evaluation_log: BlobRef = await self._blobs.put(left.log, LOG_MEDIA_TYPE)
+        read = [file for file in left.outputs if file.content is not None]
+        contents = (self._blobs.put(file.content or b"", OUTPUT_MEDIA_TYPE) for file in read)
+        evaluation_log, *refs = await asyncio.gather(self._blobs.put(left.log, LOG_MEDIA_TYPE), *contents)
+        stored: dict[str, BlobRef] = dict(zip((file.path for file in read), refs, strict=True))
+        outputs = [
+            ev.SandboxOutput(path=file.path, content=stored.get(file.path), problem=file.problem)
+            for file in left.outputs
+        ]
         await self._end_evaluation(
             requested,
             ev.EvaluationSandboxExited(

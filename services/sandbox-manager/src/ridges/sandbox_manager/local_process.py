@@ -42,6 +42,7 @@ class LocalSupervisor:
         cancelled: asyncio.Event,
         full: asyncio.Event,
         started: asyncio.Event,
+        collecting: Callable[[], None] = lambda: None,
     ) -> ReplyReader:
         """Hand over the spec and wait for the result. Returns with ``complete`` unset when the process ended without
         one.
@@ -52,6 +53,7 @@ class LocalSupervisor:
             cancelled: ends the command.
             full: ends the command as out of memory.
             started: set once the command is about to start.
+            collecting: called once the command and all it started are dead.
 
         Raises:
             SandboxFailed: no result in time, or no credible one.
@@ -64,9 +66,12 @@ class LocalSupervisor:
         try:
             async with asyncio.timeout(_UNPACK_S + spec.timeout_s + _COLLECT_S):
                 while not reply.complete and (chunk := await self._stdout.read(_PIECE)):
+                    before = reply.collecting
                     reply.feed(chunk)
                     if reply.started:
                         started.set()
+                    if reply.collecting and not before:
+                        collecting()
         except TimeoutError as error:
             raise SandboxFailed(spec.run_id, "its supervisor handed over no result in time") from error
         else:

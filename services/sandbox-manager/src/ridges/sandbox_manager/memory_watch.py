@@ -8,6 +8,8 @@ from pathlib import Path
 import msgspec
 
 INTERVAL_S = 0.1
+_INODE_BYTES = 1024
+"""Kernel memory of a file in a temporary file system, however empty: inode and directory entry."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -90,4 +92,5 @@ def _mounted_bytes(pid: int, mounts: tuple[str, ...]) -> int:
         except OSError:
             continue
         used += (facts.f_blocks - facts.f_bfree) * facts.f_frsize
+        used += (facts.f_files - facts.f_ffree) * _INODE_BYTES
     return used

@@ -5,7 +5,7 @@ import msgspec
 from ridges.chassis.ports import BlobMissing, Clock
 from ridges.contracts.faults import Cause
 from ridges.sandbox_manager.agent_sandbox import BrokenWorkspace
-from ridges.sandbox_manager.errors import ImageMissing, ProxyFailed, SandboxFailed, SandboxUnavailable
+from ridges.sandbox_manager.errors import ImageMissing, LimitsRefused, ProxyFailed, SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.technologies import ProcessNotAllowed
 
 
@@ -19,6 +19,7 @@ class Mishap(msgspec.Struct, frozen=True):
 _TABLE: tuple[tuple[type[Exception], Mishap], ...] = (
     (SandboxUnavailable, Mishap(Cause.SANDBOX_UNAVAILABLE, retry=True)),
     (ProcessNotAllowed, Mishap(Cause.SANDBOX_UNAVAILABLE, retry=False)),
+    (LimitsRefused, Mishap(Cause.LIMITS_REFUSED, retry=False)),
     (ImageMissing, Mishap(Cause.IMAGE_MISSING, retry=False)),
     (SandboxFailed, Mishap(Cause.SANDBOX_FAILED, retry=True)),
     (ProxyFailed, Mishap(Cause.SANDBOX_FAILED, retry=True)),

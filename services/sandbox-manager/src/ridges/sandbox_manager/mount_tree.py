@@ -42,7 +42,8 @@ def mount_arguments(
     arguments += ["--perms", "0755", "--dir", "/etc"]
     for name in _ETC:
         arguments += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    arguments += ["--proc", "/proc", "--dev", "/dev"]
+    # some switches of its own namespaces would be writable: all of /proc/sys is read-only
+    arguments += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
     for mount, size in zip(TEMPORARY, temporary_sizes(limits), strict=True):
         arguments += ["--perms", _MODES.get(mount, "0755"), "--size", str(size), "--tmpfs", mount]
     arguments += ["--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--dir", "/root", "--dir", "/run"]  # noqa: S108

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
 
 import msgspec
@@ -72,8 +72,7 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
         finally:
             if process is not None:
                 process.kill()
-                process.wait()
-            shutil.rmtree(home, ignore_errors=True)
+            await _to_its_end(asyncio.to_thread(_remove, process, home))
 
     def sweep(self, live: Iterable[str]) -> int:
         """Removes the directories of sandboxes that are not live; how many."""
@@ -113,6 +112,22 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
                 cwd="/",
                 start_new_session=True,
             )
+
+
+def _remove(process: "subprocess.Popen[bytes] | None", home: Path) -> None:
+    if process is not None:
+        process.wait()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+async def _to_its_end(removing: Coroutine[None, None, None]) -> None:
+    """Also when the caller is cancelled meanwhile."""
+    task = asyncio.ensure_future(removing)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 async def _until_it_serves(process: subprocess.Popen[bytes], socket: Path, conf_dir: Path, run_id: str) -> None:

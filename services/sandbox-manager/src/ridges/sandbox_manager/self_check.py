@@ -1,4 +1,4 @@
-"""``python -m ridges.sandbox_manager.self_check``: which sandboxes can be started on this machine, as a JSON list."""
+"""``python -m ridges.sandbox_manager.self_check``: which sandboxes work here, and what they guarantee, as JSON."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,8 @@ import msgspec
 from ridges.chassis import logs, settings
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.docker_engine import DockerSandbox
-from ridges.sandbox_manager.errors import SandboxUnavailable
+from ridges.sandbox_manager.errors import SandboxManagerError, SandboxUnavailable
+from ridges.sandbox_manager.guarantees import Guarantee, guarantees
 from ridges.sandbox_manager.ports import Sandbox
 
 _EXIT_BAD_SETTINGS = 2
@@ -37,6 +38,8 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
     works: bool
     detail: str
     remedy: str | None = None
+    guarantees: tuple[Guarantee, ...] = ()
+    """Each was put to the test here; empty when no sandbox can be started."""
 
 
 async def self_check(chosen: SelfCheckSettings) -> list[Checked]:
@@ -60,7 +63,11 @@ async def _checked(sandbox: Sandbox, good: str) -> Checked:
         await sandbox.check()
     except SandboxUnavailable as error:
         return Checked(name=sandbox.name, works=False, detail=error.reason, remedy=error.remedy)
-    return Checked(name=sandbox.name, works=True, detail=good)
+    try:
+        kept = await guarantees(sandbox)
+    except SandboxManagerError as error:
+        return Checked(name=sandbox.name, works=False, detail=str(error), remedy="see the engine's or the kernel's log")
+    return Checked(name=sandbox.name, works=True, detail=good, guarantees=kept)
 
 
 def main() -> int:

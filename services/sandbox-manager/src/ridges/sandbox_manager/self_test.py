@@ -10,7 +10,7 @@ from ridges.sandbox_manager.ports import Sandbox, SandboxSpec
 
 _TIMEOUT_S = 20
 
-_SCRIPT = """
+CLAIMS = """
 import os, shutil
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
 interfaces = [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]]
@@ -25,6 +25,10 @@ claims = {
     "its workspace is writable": os.access("/sandbox", os.W_OK),
     "git, bash and python3 are there": all(map(shutil.which, ("git", "bash", "python3"))),
 }
+"""
+"""Python that looks at the sandbox it runs in: ``claims`` holds what must be true."""
+
+_VERDICT = """
 broken = [claim for claim, holds in claims.items() if not holds]
 print("; ".join(broken))
 raise SystemExit(bool(broken))
@@ -42,7 +46,7 @@ async def passes_self_test(sandbox: Sandbox, remedy: str) -> None:
         run_id="self-test",
         kind="evaluation",
         files=(),
-        command=("python3", "-I", "-S", "-c", _SCRIPT),
+        command=("python3", "-I", "-S", "-c", CLAIMS + _VERDICT),
         env={},
         limits=SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB),
         timeout_s=_TIMEOUT_S,

@@ -76,6 +76,22 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """OCI runtime of the sandboxes: runc, runsc, kata; default: the engine's."""
     host_state_dir: Path | None = None
     """Path of ``state_dir`` as the Docker Engine sees it, when this service itself runs in a container."""
+    max_cpus: Annotated[float, Meta(gt=0)] | None = None
+    """Ceiling: a run or problem that asks for more processors in one sandbox is refused. Default: none."""
+    max_memory_bytes: Annotated[int, Meta(ge=64 * MIB)] | None = None
+    """Ceiling of one sandbox's memory."""
+    max_pids: Annotated[int, Meta(ge=8)] | None = None
+    """Ceiling of one sandbox's processes and threads."""
+    max_disk_bytes: Annotated[int, Meta(ge=MIB)] | None = None
+    """Ceiling of one sandbox's working directory."""
+    max_log_chars: Annotated[int, Meta(ge=0)] | None = None
+    """Ceiling of what is kept of one sandbox's log."""
+    max_timeout_s: Annotated[float, Meta(ge=1)] | None = None
+    """Ceiling of one sandbox's time, agents' and evaluations'."""
+    allowed_images: tuple[str, ...] = ()
+    """Patterns of images that runs and problems may name (``ridges-agent:*``); default: every image of the engine."""
+    allowed_runtimes: tuple[str, ...] = ()
+    """OCI runtimes that runs may ask for besides docker_runtime; default: none."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] = 3
     """How often a run (or an evaluation) whose sandbox or manager was lost is started in all."""
     sandbox_wait_s: Annotated[float, Meta(ge=0)] = 30.0

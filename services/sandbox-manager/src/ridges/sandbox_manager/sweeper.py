@@ -11,6 +11,8 @@ from ridges.sandbox_manager.technologies import Technologies
 
 log = structlog.get_logger(__name__)
 
+_LAST_SWEEP_S = 2.0
+
 
 class Sweeper:
     """Knows leftovers by this installation's own marks only."""
@@ -28,6 +30,14 @@ class Sweeper:
             log.info("leftovers removed", count=removed)
             self._metrics.swept(removed)
         return removed
+
+    async def last_sweep(self) -> None:
+        """At the end of a drain: what an engine that was away could not remove in time."""
+        try:
+            async with asyncio.timeout(_LAST_SWEEP_S):
+                await self.sweep()
+        except Exception as error:  # noqa: BLE001 - the next start sweeps again
+            log.warning("the last sweep failed, the next start sweeps again", error=repr(error))
 
     async def keep_sweeping(self, interval_s: float) -> None:
         """Never returns; a round that fails is logged, the next one comes."""

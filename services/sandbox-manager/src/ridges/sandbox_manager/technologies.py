@@ -57,6 +57,10 @@ class Technologies:
         """For /readyz: raises what ``pick`` raises for a run that asks for nothing particular."""
         await self.pick(AUTO)
 
+    def distrust(self, name: str) -> None:
+        """It just failed to start a sandbox: test it before the next one, so that runs wait instead of failing."""
+        self._checked.pop(name, None)
+
     async def sweep(self, live: set[str]) -> int:
         """Removes leftovers of every technology that answers; how many."""
         removed = 0

@@ -4,8 +4,9 @@ To the supervisor, on its stdin: its program, 4 bytes length, a header (a Python
 control bytes. stdin stays open until the sandbox has ended: its end tells the supervisor to end everything.
 
 From the supervisor, on its stdout: frames of 1 byte kind, 8 bytes length, payload. ``S`` started, ``L`` log while it
-runs (8 bytes offset, then bytes), ``R`` result (4 bytes length, JSON facts, then log, outputs and difference one after
-the other), ``E`` text of its own failure.
+runs (8 bytes offset, then bytes), ``C`` everything is dead and is being collected, ``R`` result (4 bytes length, JSON
+facts, then log, outputs and difference one after the other), ``E`` text of its own failure. It stays until its stdin
+ends, so that the adapter can look at its control group.
 
 Everything that is read here may have been written by the agent: every length is capped before it is believed, and a
 result must carry the nonce that only the supervisor was told.
@@ -51,6 +52,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
     out_of_memory: bool = False
     cpu_s: float | None = None
     peak_memory_bytes: int | None = None
+    pids_peak: int | None = None
 
 
 class _Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,6 +64,7 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     wall_s: float
     cpu_s: float
     peak_memory_bytes: int
+    written_bytes: int | None
     log_dropped_chars: int
     log_size: int
     outputs: tuple[tuple[int | None, OutputProblem | None], ...]
@@ -79,6 +82,7 @@ def launch(
     proxy_socket: str | None = None,
     proxy_port: int = 0,
     workspace: str = WORKSPACE,
+    seccomp: bytes | None = None,
 ) -> Launch:
     """The supervisor's command and its whole input.
 
@@ -91,6 +95,7 @@ def launch(
         proxy_socket: path of the proxy's socket inside the sandbox; null = no forwarder.
         proxy_port: where the forwarder listens on 127.0.0.1; 0 = any free port.
         workspace: where the tars go and the command starts.
+        seccomp: filter of the command's system calls, for adapters that cannot set it themselves.
     """
     nonce = secrets.token_hex(16)
     header = repr(
@@ -103,6 +108,7 @@ def launch(
             "timeout_s": spec.timeout_s,
             "log_bytes": spec.limits.log_chars * MAX_BYTES_PER_CHAR,
             "live_log": spec.on_log is not None,
+            "seccomp": seccomp,
             "outputs": [(file.path, file.max_bytes) for file in spec.outputs],
             "difference_bytes": MAX_DIFFERENCE_BYTES,
             "repo": spec.repo,
@@ -123,6 +129,8 @@ class ReplyReader:
         self.started = False
         """The command was started: files were unpacked, the repository committed."""
         self.complete = False
+        self.collecting = False
+        """The command has ended and everything is dead; the result is on its way."""
         self._spec = spec
         self._nonce = nonce
         self._buffer = bytearray()
@@ -168,6 +176,8 @@ class ReplyReader:
                 wall_s=facts.wall_s,
                 cpu_s=facts.cpu_s if measured.cpu_s is None else measured.cpu_s,
                 peak_memory_bytes=measured.peak_memory_bytes or facts.peak_memory_bytes,
+                pids_peak=measured.pids_peak,
+                written_bytes=facts.written_bytes,
                 log_truncated_chars=dropped,
             ),
             log=log,
@@ -180,7 +190,7 @@ class ReplyReader:
         if len(self._buffer) < _HEAD.size:
             return False
         kind, size = _HEAD.unpack_from(self._buffer)
-        limit = {b"S": 0, b"L": MAX_FACTS_BYTES, b"E": MAX_FACTS_BYTES, b"R": self._max_result}.get(kind)
+        limit = {b"S": 0, b"C": 0, b"L": MAX_FACTS_BYTES, b"E": MAX_FACTS_BYTES, b"R": self._max_result}.get(kind)
         if limit is None or size > limit:
             raise self._failed(f"its supervisor sent {kind!r} with {size} bytes, which it never does")
         if len(self._buffer) < _HEAD.size + size:
@@ -191,6 +201,8 @@ class ReplyReader:
             raise self._failed(payload.decode("utf-8", "replace"))
         if kind == b"S":
             self.started = True
+        if kind == b"C":
+            self.collecting = True
         if kind == b"L" and self._spec.on_log:
             if size < _OFFSET.size:
                 raise self._failed("its supervisor sent a damaged piece of the log")
@@ -232,7 +244,7 @@ class ReplyReader:
             and (facts.difference_size or 0) <= MAX_DIFFERENCE_BYTES
             and (facts.exit_code is None or -64 <= facts.exit_code <= 255)
             and all(math.isfinite(value) and value >= 0 for value in (facts.wall_s, facts.cpu_s))
-            and min(facts.peak_memory_bytes, facts.log_dropped_chars) >= 0
+            and min(facts.peak_memory_bytes, facts.log_dropped_chars, facts.written_bytes or 0) >= 0
         )
 
     def _failed(self, reason: str) -> SandboxFailed:
@@ -247,6 +259,7 @@ def exit_without_result(spec: SandboxSpec, measured: Measured) -> SandboxExit:
             out_of_memory=measured.out_of_memory,
             cpu_s=measured.cpu_s,
             peak_memory_bytes=measured.peak_memory_bytes,
+            pids_peak=measured.pids_peak,
         ),
         log=b"",
         outputs=tuple(OutputFile(path=file.path, problem="missing") for file in spec.outputs),

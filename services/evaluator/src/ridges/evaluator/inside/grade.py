@@ -2,26 +2,33 @@
 
 Standard library only, Python 3.8 or newer. Whatever it still needs after the patch was applied (plan, hidden tests, the
 source of the test process) is in its memory by then and no longer on disk; other processes cannot read its memory.
+
+Pytest is loaded once. The test processes are forked before the plan is read, so that they know nothing of it, and wait
+for their orders; like the grader they cannot be read or traced by others while they wait.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import importlib.util
 import json
 import os
+import select
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 MAX_JUNIT_BYTES = 8 * 1024 * 1024
 MAX_MESSAGE_CHARS = 4000
+MAX_PREPARED = 4
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
 
 
@@ -31,10 +38,13 @@ class GraderFailed(Exception):
 
 def seal() -> None:
     """Makes this process unreadable to others, and heir of its descendants' orphans, so that it can end them all."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((PR_SET_DUMPABLE, 0), (PR_SET_CHILD_SUBREAPER, 1)):
-        if libc.prctl(option, value, 0, 0, 0) != 0:
-            raise GraderFailed(f"prctl({option}) failed: {os.strerror(ctypes.get_errno())}")
+    prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def prctl(option: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0) != 0:
+        raise GraderFailed(f"prctl({option}) failed: {os.strerror(ctypes.get_errno())}")
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
@@ -151,10 +161,10 @@ def pytest_table(content: bytes | None) -> object:
         return object()
 
 
-def end_descendants() -> None:
-    """Kills every descendant. Orphans become children of this process, so a few passes reach them all."""
+def end_descendants(spare: frozenset[int] = frozenset()) -> None:
+    """Kills every other descendant. Orphans become children of this process, so a few passes reach them all."""
     for _ in range(1000):
-        children = children_of(os.getpid())
+        children = [child for child in children_of(os.getpid()) if child not in spare]
         if not children:
             return
         for child in children:
@@ -178,8 +188,95 @@ def children_of(parent: int) -> list[int]:
     return found
 
 
+class TestProcesses:
+    """Pytest processes, each for one round: the first few are forked ahead and wait, with pytest loaded."""
+
+    __test__ = False
+
+    def __init__(self, runner: str) -> None:
+        self._runner = runner
+        self._waiting: list[tuple[int, int]] = []
+
+    def prepare(self, count: int) -> None:
+        """Call once, before this process knows anything that code of the patch must not know."""
+        if importlib.util.find_spec("pytest") is None:
+            raise GraderFailed(f"pytest is not installed for {sys.executable} in the sandbox image")
+        module = types.ModuleType("run_tests")
+        exec(compile(self._runner, "<run_tests>", "exec"), module.__dict__)  # noqa: S102 - our own source
+        module.import_pytest()
+        gc.collect()
+        gc.freeze()
+        for _ in range(min(count, MAX_PREPARED)):
+            orders, write_end = os.pipe()
+            pid = os.fork()
+            if pid == 0:
+                module.run_forked(orders)
+            os.close(orders)
+            self._waiting.append((pid, write_end))
+
+    def run(
+        self, orders: dict[str, Any], python_path: list[str], folder: Path, timeout_s: float
+    ) -> tuple[int | None, bool]:
+        """(Exit code, whether it was ended because its time was over). Afterwards only waiting ones are left."""
+        kept = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
+        environment = {name: os.environ[name] for name in kept if name in os.environ}
+        environment.update(PYTHONPATH=os.pathsep.join(python_path), PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1",
+                           PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")  # fmt: skip
+        sys.stdout.flush()
+        told = json.dumps({**orders, "environment": environment, "folder": str(folder)}).encode()
+        give_up_at = time.monotonic() + max(timeout_s, 1)
+        pid, orders_fd = self._waiting.pop(0) if self._waiting else self._start()
+        try:
+            send(orders_fd, told, give_up_at)
+            return wait_for(pid, give_up_at)
+        finally:
+            end_descendants(spare=frozenset(waiting for waiting, _ in self._waiting))
+
+    def _start(self) -> tuple[int, int]:
+        orders, write_end = os.pipe()
+        child = subprocess.Popen(
+            [sys.executable, "-I", "-c", self._runner], stdin=orders, start_new_session=True
+        )  # fmt: skip
+        os.close(orders)
+        child.returncode = 0  # waited for by its id
+        return child.pid, write_end
+
+
+def send(fd: int, content: bytes, give_up_at: float) -> None:
+    """To a process that may be dead or stopped. Closes the descriptor."""
+    os.set_blocking(fd, False)
+    try:
+        while content and select.select([], [fd], [], max(give_up_at - time.monotonic(), 0))[1]:
+            content = content[os.write(fd, content) :]
+    except BrokenPipeError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def wait_for(pid: int, give_up_at: float) -> tuple[int | None, bool]:
+    """Exit code of a child (negative: signal); (None, True) when it had to be killed."""
+    pause = 0.001
+    while True:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status), False
+        left = give_up_at - time.monotonic()
+        if left <= 0:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            return None, True
+        pause = min(pause * 1.5, 0.02, left)
+        time.sleep(pause)
+
+
 def run_round(
-    part: dict[str, Any], root: Path, repository: Repository, tests: dict[str, bytes], runner: str, timeout_s: float
+    part: dict[str, Any],
+    root: Path,
+    repository: Repository,
+    tests: dict[str, bytes],
+    processes: TestProcesses,
+    timeout_s: float,
 ) -> dict[str, Any]:
     """One pytest process over freshly written hidden tests; the round's report."""
     remove(root)
@@ -197,7 +294,7 @@ def run_round(
         + [f"{part['folder']}/{name}" for name in part["select"] if "::" not in name],
     }  # fmt: skip
     started = time.monotonic()
-    code, timed_out = run_process(runner, orders, paths[1:], repository.folder, timeout_s)
+    code, timed_out = processes.run(orders, paths[1:], repository.folder, timeout_s)
     report: dict[str, Any] = {
         "exit_code": code,
         "timed_out": timed_out,
@@ -206,28 +303,6 @@ def run_round(
     report["junit"], report["junit_problem"] = (None, None) if timed_out else read_junit(junit)
     remove(root)
     return report
-
-
-def run_process(
-    runner: str, orders: dict[str, Any], python_path: list[str], folder: Path, timeout_s: float
-) -> tuple[int | None, bool]:
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG", "TZ") if name in os.environ}
-    environment.update(PYTHONPATH=os.pathsep.join(python_path), PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1",
-                       PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")  # fmt: skip
-    sys.stdout.flush()
-    child = subprocess.Popen(
-        [sys.executable, "-I", "-c", runner], stdin=subprocess.PIPE, cwd=str(folder), env=environment,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        child.communicate(json.dumps(orders).encode(), timeout=max(timeout_s, 1))
-        return child.returncode, False
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
-        return None, True
-    finally:
-        end_descendants()
 
 
 def read_junit(path: Path) -> tuple[str | None, str | None]:
@@ -244,14 +319,18 @@ def read_junit(path: Path) -> tuple[str | None, str | None]:
     return content.decode("utf-8", "replace"), None
 
 
-def grade(sandbox: Path, plan: dict[str, Any], report: dict[str, Any]) -> None:
+def has_failures(part: dict[str, Any], outcome: dict[str, Any]) -> bool:
+    """More failed than the canaries that must: the verdict is ``unresolved`` whatever another round says."""
+    junit = outcome["junit"] or ""
+    return junit.count("<failure ") + junit.count("<error ") > len(part["must_fail"])
+
+
+def grade(sandbox: Path, plan: dict[str, Any], processes: TestProcesses, report: dict[str, Any]) -> None:
     started = time.monotonic()
     grading = sandbox / "grading"
-    tests, runner = read_tree(grading / "tests"), (grading / "run_tests.py").read_text()
+    tests = read_tree(grading / "tests")
     for name in ("tests", "run_tests.py", "grade.py"):
         remove(grading / name)
-    if importlib.util.find_spec("pytest") is None:
-        raise GraderFailed(f"pytest is not installed for {sys.executable} in the sandbox image")
     if shutil.which("git") is None:
         raise GraderFailed("git is not installed in the sandbox image")
     repository = Repository(sandbox / "repo", plan["python_path"])
@@ -270,9 +349,14 @@ def grade(sandbox: Path, plan: dict[str, Any], report: dict[str, Any]) -> None:
             return
     report["applied"] = True  # from here on, code of the patch runs: whatever breaks now is not our fault
     used: dict[str, float] = {}
+    failed = False
     for number, part in enumerate(plan["rounds"]):
+        if part["kind"] == "probes" and failed:
+            report["rounds"].append({"exit_code": None})
+            continue
         left = plan["timeout_s"] - used.get(part["kind"], 0.0)
-        outcome = run_round(part, grading / f"round-{number}", repository, tests, runner, left)
+        outcome = run_round(part, grading / f"round-{number}", repository, tests, processes, left)
+        failed = failed or (part["kind"] == "tests" and has_failures(part, outcome))
         used[part["kind"]] = used.get(part["kind"], 0.0) + outcome["duration_s"]
         report["rounds"].append(outcome)
     report["duration_s"] = round(time.monotonic() - started, 3)
@@ -280,13 +364,21 @@ def grade(sandbox: Path, plan: dict[str, Any], report: dict[str, Any]) -> None:
 
 def main() -> None:
     sandbox = Path(__file__).resolve().parent.parent
+    trouble = None
+    processes = TestProcesses((sandbox / "grading" / "run_tests.py").read_text())
+    try:
+        seal()
+        processes.prepare(int((sandbox / "grading" / "rounds").read_text()))
+    except (GraderFailed, OSError) as error:
+        trouble = error
     plan_path = sandbox / "grading" / "plan.json"
     plan = json.loads(plan_path.read_bytes())
     plan_path.unlink()
     report: dict[str, Any] = {"nonce": plan["nonce"], "applied": False, "put_back": [], "rounds": []}
     try:
-        seal()
-        grade(sandbox, plan, report)
+        if trouble is not None:
+            raise trouble
+        grade(sandbox, plan, processes, report)
     except (GraderFailed, OSError, subprocess.SubprocessError) as error:
         sys.stdout.write(f"grader: {type(error).__name__}: {error}\n")
         if not report["applied"]:

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from ridges.contracts.blobs import digest_of
-from ridges.contracts.limits import Seconds
+from ridges.contracts.limits import MIB, SandboxLimits, Seconds
 from ridges.evaluator.diffs import difference
 from ridges.evaluator.domain import Category, ExpectedTest, Kind, Problem, SourceFile, Tree
 from ridges.evaluator.errors import ProblemBroken
@@ -27,6 +27,19 @@ _NOT_IN_WORKSPACE = frozenset({"instructions.md", "tests.py", "solution.py", "pr
 class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     agent_timeout_s: Seconds | None = None
     test_timeout_s: Seconds | None = None
+    cpus: Annotated[float, Meta(gt=0, le=64)] | None = None
+    memory_mib: Annotated[int, Meta(ge=64)] | None = None
+    disk_mib: Annotated[int, Meta(ge=1)] | None = None
+    pids: Annotated[int, Meta(ge=8)] | None = None
+    runtime: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+
+    def sandbox(self) -> SandboxLimits | None:
+        """What its sandboxes get; None = nothing is said about them."""
+        said = {"cpus": self.cpus, "pids": self.pids, "runtime": self.runtime}
+        said["memory_bytes"] = None if self.memory_mib is None else self.memory_mib * MIB
+        said["disk_bytes"] = None if self.disk_mib is None else self.disk_mib * MIB
+        chosen: dict[str, Any] = {name: value for name, value in said.items() if value is not None}
+        return SandboxLimits(**chosen) if chosen else None
 
 
 class _Tests(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +129,7 @@ def _fix(problem_id: str, description: _Description, tree: Tree) -> Problem:
         agent_timeout_s=description.limits.agent_timeout_s,
         evaluation_timeout_s=description.limits.test_timeout_s,
         image=description.image,
+        sandbox=description.limits.sandbox(),
     )
 
 
@@ -144,6 +158,7 @@ def _create(problem_id: str, description: _Description, tree: Tree) -> Problem:
         agent_timeout_s=description.limits.agent_timeout_s,
         evaluation_timeout_s=description.limits.test_timeout_s,
         image=description.image,
+        sandbox=description.limits.sandbox(),
     )
 
 

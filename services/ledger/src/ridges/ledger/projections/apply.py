@@ -1,45 +1,43 @@
 """Applies events to the tables: a batch is one transaction, and the checkpoint is part of it."""
 
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import msgspec
-
 from ridges.chassis.ports import Recorded
-from ridges.contracts import events as ev
 from ridges.ledger.errors import LogGap
-from ridges.ledger.projections import problems, runs
-from ridges.ledger.projections.costs import Call, CallChange, CallEvent, Charge, change_call
-from ridges.ledger.projections.runs import RunRecord
-from ridges.ledger.projections.schema import open_projections
+from ridges.ledger.projections import storing
+from ridges.ledger.projections.fold import Fold
+from ridges.ledger.projections.schema import is_outdated, open_fresh, open_projections
+from ridges.ledger.projections.slim import Foldable, RunReplay
 
-_CALL_EVENTS = (ev.InferenceReserved, ev.InferenceMade, ev.InferenceFailed, ev.InferenceSettled)
-_ADD_COSTS = """
-INSERT INTO costs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (run_id, provider, model, day) DO UPDATE SET
-    requests = requests + excluded.requests,
-    input_tokens = input_tokens + excluded.input_tokens,
-    cached_input_tokens = cached_input_tokens + excluded.cached_input_tokens,
-    output_tokens = output_tokens + excluded.output_tokens,
-    reasoning_tokens = reasoning_tokens + excluded.reasoning_tokens,
-    cost_nano_usd = cost_nano_usd + excluded.cost_nano_usd
-"""
-
-CostKey = tuple[str, str, str, str]
-"""run id, provider, model, day."""
+IN_MEMORY = Path(":memory:")
+RUNS_KEPT = 2_000
+"""Runs that stay in memory between batches; an event of any other run loads it first."""
+BULK_FLUSH_RUNS = 4_000
+BULK_FLUSH_EVENTS = 100_000
 
 
 class Projections:
     """The writer of the tables. One at a time for a file."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
+        self._fold = Fold(self._load)
+        self.reopen(connection)
+
+    def reopen(self, connection: sqlite3.Connection) -> None:
+        """Go on with other tables; the old connection is not closed."""
         self._connection = connection
+        self._fold.forget()
         row = connection.execute("SELECT position, event_id FROM checkpoint").fetchone()
         self.position: int = row[0]
         """Of the newest event in the tables; 0 = none."""
         self.event_id: str | None = row[1]
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        return self._connection
 
     def apply(self, events: Sequence[Recorded]) -> set[str]:
         """The ids of the runs that changed. Events that are in the tables already change nothing.
@@ -54,26 +52,102 @@ class Projections:
         for expected, recorded in enumerate(fresh, self.position + 1):
             if recorded.position != expected:
                 raise LogGap(expected, recorded.position)
-        batch = _Batch(self._connection)
-        with _transaction(self._connection):
+        newest = fresh[-1]
+        fold = self._fold
+        try:
             for recorded in fresh:
-                batch.fold(recorded)
-            batch.write()
-            newest = fresh[-1]
-            self._connection.execute(
-                "UPDATE checkpoint SET position = ?, event_id = ?", (newest.position, newest.event.id)
-            )
+                fold.fold(recorded.position, recorded.event)
+            changed = {sheet.run_id for sheet in fold.dirty.values() if sheet.record is not None}
+            with _transaction(self._connection):
+                storing.flush(self._connection, fold, newest.position, newest.event.id)
+        except BaseException:
+            fold.forget()
+            raise
+        storing.keep_newest(fold, RUNS_KEPT)
         self.position, self.event_id = newest.position, newest.event.id
-        return set(batch.runs)
+        return changed
 
     def close(self) -> None:
         self._connection.close()
 
+    def _load(self, run_id: str) -> storing.Sheet:
+        return storing.load(self._connection, run_id)
+
+
+class BulkProjections:
+    """Fills fresh tables from the first event on, as fast as it goes. Worth nothing before ``finish``."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = open_fresh(path)
+        self._fold = Fold(self._load)
+        self._stored: set[str] = set()
+        self._since_flush = 0
+        self._event_id: str | None = None
+        self.position = 0
+
+    def fold(self, events: Iterable[tuple[int, Foldable]], newest_event_id: str | None) -> None:
+        """Fold events that follow directly; the id is that of the last one.
+
+        Raises:
+            LogGap: a position is missing.
+
+        """
+        fold, position = self._fold.fold, self.position
+        for found, event in events:
+            position += 1
+            if found != position:
+                raise LogGap(position, found)
+            fold(position, event)
+        self._moved(position, newest_event_id)
+
+    def replay(self, parts: Iterable[RunReplay], first: int, last: int, last_event_id: str) -> None:
+        """Fold the replay part of a segment.
+
+        Raises:
+            LogGap: the segment does not follow what was folded.
+            ReplayClash: fold the events themselves, in fresh tables.
+
+        """
+        if first != self.position + 1:
+            raise LogGap(self.position + 1, first)
+        for part in parts:
+            self._fold.replay(part)
+        self._moved(last, last_event_id)
+
+    def _moved(self, position: int, event_id: str | None) -> None:
+        self._since_flush += position - self.position
+        self.position, self._event_id = position, event_id
+        if len(self._fold.dirty) >= BULK_FLUSH_RUNS or self._since_flush >= BULK_FLUSH_EVENTS:
+            self._flush()
+            storing.keep_newest(self._fold, BULK_FLUSH_RUNS // 4)
+
+    def finish(self) -> None:
+        """Everything is in the file, and the file is closed."""
+        self._flush()
+        self._connection.execute("COMMIT")
+        self._connection.close()
+
+    def abandon(self) -> None:
+        """Close without finishing; the file is worth nothing."""
+        self._connection.close()
+
+    def _flush(self) -> None:
+        self._stored.update(self._fold.dirty)
+        storing.flush(self._connection, self._fold, self.position, self._event_id)
+        self._since_flush = 0
+
+    def _load(self, run_id: str) -> storing.Sheet:
+        return storing.load(self._connection, run_id) if run_id in self._stored else storing.Sheet(run_id)
+
 
 @contextmanager
 def opened(path: Path) -> Iterator[Projections]:
-    """The writer of the file, closed in the end."""
-    projections = Projections(open_projections(path))
+    """The writer of the file, closed in the end.
+
+    When the file holds tables of an older or newer version, readers still need them: then this writes to tables in
+    memory, until somebody builds the file again and calls ``reopen``.
+    """
+    projections = Projections(open_projections(IN_MEMORY if is_outdated(path) else path))
     try:
         yield projections
     finally:
@@ -89,117 +163,3 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
-
-
-class _Batch:
-    """What a batch touches, read once and written once."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self.runs: dict[str, RunRecord] = {}
-        self._calls: dict[tuple[str, str], Call] = {}
-        self._costs: dict[CostKey, list[int]] = {}
-
-    def fold(self, recorded: Recorded) -> None:
-        event = recorded.event
-        match event:
-            case ev.ProblemPublished():
-                problems.publish(self._connection, event, recorded.position)
-                return
-            case ev.PriceListPublished():
-                return
-            case ev.RunRequested() if self._run(event.run_id) is None:
-                self.runs[event.run_id] = runs.begin(event, recorded.position)
-                return
-        run = self._run(event.run_id)
-        if isinstance(event, _CALL_EVENTS):
-            self._fold_call(run, event)
-        elif isinstance(event, ev.InferenceRefused):
-            if run is not None:
-                run.requests_refused += 1
-        elif run is not None:
-            runs.advance(run, event)
-        if run is not None:
-            run.position = recorded.position
-
-    def _run(self, run_id: str) -> RunRecord | None:
-        record = self.runs.get(run_id)
-        if record is None:
-            record = runs.load(self._connection, run_id)
-            if record is not None:
-                self.runs[run_id] = record
-        return record
-
-    def _fold_call(self, run: RunRecord | None, event: CallEvent) -> None:
-        call = self._call(event.run_id, event.call_id)
-        change = change_call(call, event)
-        if change is None:
-            return
-        self._calls[event.run_id, event.call_id] = change.call
-        for charge in change.charges:
-            self._charge(event.run_id, charge)
-        if run is not None:
-            _add_to_run(run, call, change)
-
-    def _charge(self, run_id: str, charge: Charge) -> None:
-        sums = self._costs.setdefault((run_id, charge.provider, charge.model, charge.day), [0] * 6)
-        usage = charge.usage
-        amounts = (
-            charge.requests,
-            usage.input,
-            usage.cached_input,
-            usage.output,
-            usage.reasoning,
-            charge.cost_nano_usd,
-        )
-        for index, amount in enumerate(amounts):
-            sums[index] += amount
-
-    def _call(self, run_id: str, call_id: str) -> Call | None:
-        call = self._calls.get((run_id, call_id))
-        if call is not None:
-            return call
-        row = self._connection.execute(
-            "SELECT status, model, reserved_nano_usd, reserved_at, settled FROM calls WHERE run_id = ? AND call_id = ?",
-            (run_id, call_id),
-        ).fetchone()
-        if row is None:
-            return None
-        return Call(
-            status=row[0],
-            model=row[1],
-            reserved_nano_usd=row[2],
-            reserved_at=row[3],
-            settled=None if row[4] is None else msgspec.json.decode(row[4], type=Charge),
-        )
-
-    def write(self) -> None:
-        runs.store(self._connection, self.runs.values())
-        self._connection.executemany(
-            "REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (
-                (
-                    run_id,
-                    call_id,
-                    call.status,
-                    call.model,
-                    call.reserved_nano_usd,
-                    call.reserved_at,
-                    None if call.settled is None else msgspec.json.encode(call.settled),
-                )
-                for (run_id, call_id), call in self._calls.items()
-            ),
-        )
-        self._connection.executemany(_ADD_COSTS, ((*key, *sums) for key, sums in self._costs.items()))
-
-
-def _add_to_run(run: RunRecord, before: Call | None, change: CallChange) -> None:
-    run.reserved_nano_usd += change.call.open_nano_usd - (0 if before is None else before.open_nano_usd)
-    run.requests += change.call.status == "made"
-    run.requests_failed += change.call.status == "failed"
-    for charge in change.charges:
-        run.input_tokens += charge.usage.input
-        run.cached_input_tokens += charge.usage.cached_input
-        run.output_tokens += charge.usage.output
-        run.reasoning_tokens += charge.usage.reasoning
-        run.cost_nano_usd += charge.cost_nano_usd

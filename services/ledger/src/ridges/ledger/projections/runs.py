@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from operator import attrgetter
 
 import msgspec
 
@@ -60,8 +61,26 @@ class RunRecord(msgspec.Struct, kw_only=True, gc=False):
 
 
 COLUMNS = RunRecord.__struct_fields__
+SUMS = (
+    "position",
+    "requests",
+    "requests_failed",
+    "requests_refused",
+    "input_tokens",
+    "cached_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "cost_nano_usd",
+    "reserved_nano_usd",
+)
+"""What model calls change; no index holds any of it."""
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM runs WHERE run_id = ?"  # noqa: S608 - our own column names
-_REPLACE = f"REPLACE INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608
+_STORE = (
+    f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
+    f"ON CONFLICT (run_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[2:])}"
+)
+_STORE_SUMS = f"UPDATE runs SET {', '.join(f'{name} = ?' for name in SUMS)} WHERE run_id = ?"  # noqa: S608
+_sums_of = attrgetter(*SUMS, "run_id")
 
 
 def load(connection: sqlite3.Connection, run_id: str) -> RunRecord | None:
@@ -77,7 +96,12 @@ def record_of(row: tuple[object, ...]) -> RunRecord:
 
 def store(connection: sqlite3.Connection, records: Iterable[RunRecord]) -> None:
     """Write the records."""
-    connection.executemany(_REPLACE, (msgspec.structs.astuple(record) for record in records))
+    connection.executemany(_STORE, map(msgspec.structs.astuple, records))
+
+
+def store_sums(connection: sqlite3.Connection, records: Iterable[RunRecord]) -> None:
+    """Write what model calls changed in records that are stored already."""
+    connection.executemany(_STORE_SUMS, map(_sums_of, records))
 
 
 def time_text(time: datetime) -> str:
@@ -107,13 +131,12 @@ def begin(event: ev.RunRequested, position: int) -> RunRecord:
     )
 
 
-def advance(record: RunRecord, event: ev.AnyEvent) -> None:
-    """Fold one event of the run's life into its record (model calls are ``costs``' part)."""
-    before = _run_of(record)
+def advance(record: RunRecord, before: Run, event: ev.AnyEvent) -> Run:
+    """Fold one event of the run's life into its record (model calls are ``costs``' part). The run after it."""
     _keep_evidence(record, event)
     after = evolve(before, event)
     if after is None or after is before:
-        return
+        return before
     record.state, record.attempt, record.evaluation_id = after.state.value, after.attempt, after.evaluation_id
     record.verdict, record.detail, record.partial = after.verdict, after.detail, int(after.partial)
     record.cause = None if after.cause is None else after.cause.value
@@ -131,6 +154,7 @@ def advance(record: RunRecord, event: ev.AnyEvent) -> None:
             record.tests_total = len(event.tests)
             record.tests_passed = sum(test.status == "pass" for test in event.tests)
             record.flagged = _json.encode(event.flagged)
+    return after
 
 
 def _keep_evidence(record: RunRecord, event: ev.AnyEvent) -> None:
@@ -154,7 +178,8 @@ def _is_evaluation(record: RunRecord, evaluation_id: str) -> bool:
     return record.evaluation_id in (None, evaluation_id)
 
 
-def _run_of(record: RunRecord) -> Run:
+def run_of(record: RunRecord) -> Run:
+    """The run as the record has it."""
     return Run(
         run_id=record.run_id,
         state=RunState(record.state),

@@ -4,8 +4,9 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-VERSION = 1
-"""Raise it when a table or the meaning of a column changes: the next start builds everything again from the log."""
+VERSION = 2
+"""Raise it when a table or the meaning of a column changes: the next start builds everything again from the log,
+while reads go on with what is there."""
 
 TABLES = """
 CREATE TABLE checkpoint (
@@ -63,26 +64,49 @@ CREATE TABLE calls (
     run_id TEXT NOT NULL,
     call_id TEXT NOT NULL,
     status TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
     model TEXT NOT NULL,
     reserved_nano_usd INTEGER NOT NULL,
     reserved_at TEXT,
     settled BLOB,
     PRIMARY KEY (run_id, call_id)
 ) WITHOUT ROWID;
-CREATE INDEX calls_open ON calls (run_id) WHERE status = 'reserved';
+
+CREATE TABLE closed_calls (
+    run_id TEXT PRIMARY KEY,
+    call_ids BLOB NOT NULL
+) WITHOUT ROWID;
 
 CREATE TABLE costs (
     run_id TEXT NOT NULL,
+    attempt INTEGER NOT NULL,
     provider TEXT NOT NULL,
+    served_model TEXT NOT NULL,
     model TEXT NOT NULL,
     day TEXT NOT NULL,
+    price_list TEXT NOT NULL,
+    outcome TEXT NOT NULL,
+    estimated INTEGER NOT NULL,
     requests INTEGER NOT NULL,
+    requests_failed INTEGER NOT NULL,
+    requests_refused INTEGER NOT NULL,
     input_tokens INTEGER NOT NULL,
     cached_input_tokens INTEGER NOT NULL,
     output_tokens INTEGER NOT NULL,
     reasoning_tokens INTEGER NOT NULL,
     cost_nano_usd INTEGER NOT NULL,
-    PRIMARY KEY (run_id, provider, model, day)
+    input_nano_usd INTEGER NOT NULL,
+    cached_input_nano_usd INTEGER NOT NULL,
+    output_nano_usd INTEGER NOT NULL,
+    reasoning_nano_usd INTEGER NOT NULL,
+    usages BLOB NOT NULL,
+    PRIMARY KEY (run_id, attempt, provider, served_model, model, day, price_list, outcome, estimated)
+) WITHOUT ROWID;
+
+CREATE TABLE price_lists (
+    price_list TEXT PRIMARY KEY,
+    position INTEGER NOT NULL,
+    event BLOB NOT NULL
 ) WITHOUT ROWID;
 
 CREATE TABLE problems (
@@ -94,22 +118,61 @@ CREATE TABLE problems (
 
 
 def open_projections(path: Path) -> sqlite3.Connection:
-    """The connection that writes; the tables are there and of this version (an older file is dropped)."""
+    """The connection that writes; the tables are there and of this version (another version's file is dropped)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and _version(path) != VERSION:
-        for leftover in (path, *path.parent.glob(path.name + "-*")):
-            leftover.unlink(missing_ok=True)
+    if path.exists() and version_of(path) != VERSION:
+        remove(path)
     connection = _connect(path)
     if connection.execute("PRAGMA user_version").fetchone()[0] != VERSION:
         connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT;")
     return connection
 
 
+def is_outdated(path: Path) -> bool:
+    """Whether the file holds tables of another version: good for reading, not to be continued."""
+    return path.exists() and version_of(path) not in (None, 0, VERSION)
+
+
+def open_fresh(path: Path) -> sqlite3.Connection:
+    """Empty tables in a file of their own, inside one transaction that is the caller's to commit. No safety before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove(path)
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.execute("PRAGMA cache_size = -32768")
+    connection.executescript(f"BEGIN; {TABLES} PRAGMA user_version = {VERSION}; COMMIT; BEGIN;")
+    return connection
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
-    """A connection that only reads; it sees whole batches and never waits for the writer."""
+    """A connection that only reads; it sees whole batches and never waits for the writer.
+
+    Tables of another version are shown in the shape of this one: what they lack is empty.
+    """
     connection = _connect(path)
+    if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, VERSION):
+        show_in_this_shape(connection)
     connection.execute("PRAGMA query_only = ON")
     return connection
+
+
+def show_in_this_shape(connection: sqlite3.Connection) -> None:
+    """Temporary views that hide older tables: reads go on while the new tables are built."""
+    with closing(sqlite3.connect(":memory:")) as wanted:
+        wanted.executescript(TABLES)
+        for (table,) in wanted.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            there = {row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")}
+            columns = wanted.execute(f"PRAGMA table_info({table})").fetchall()
+            shown = ", ".join(row[1] if row[1] in there else f"{_empty(row)} AS {row[1]}" for row in columns)
+            source = f"FROM main.{table}" if there else "WHERE 0"
+            connection.execute(f"CREATE TEMP VIEW {table} AS SELECT {shown} {source}")
+
+
+def remove(path: Path) -> None:
+    """Delete a database file and what SQLite keeps beside it."""
+    for leftover in (path, *path.parent.glob(path.name + "-*")):
+        leftover.unlink(missing_ok=True)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -120,7 +183,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _version(path: Path) -> int | None:
+def version_of(path: Path) -> int | None:
     """None when the file is no database."""
     try:
         with closing(sqlite3.connect(path)) as connection:
@@ -128,3 +191,11 @@ def _version(path: Path) -> int | None:
             return version
     except sqlite3.DatabaseError:
         return None
+
+
+def _empty(column: tuple[object, ...]) -> str:
+    """What stands for a column that is not there. Source: rows of ``PRAGMA table_info``."""
+    kind, not_null = str(column[2]), bool(column[3])
+    if not not_null:
+        return "NULL"
+    return {"INTEGER": "0", "TEXT": "''", "BLOB": "x''"}[kind]

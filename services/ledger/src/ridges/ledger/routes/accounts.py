@@ -7,8 +7,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromQuery, QueryParameter
 
 from ridges.chassis.ports import EventStore, Parked
-from ridges.contracts.views import CostReport, ProblemRow, Refusal
-from ridges.ledger.queries import CostDimension, Queries
+from ridges.contracts.views import CostDimension, CostReport, ProblemRow, Refusal
+from ridges.ledger.queries import Queries
 from ridges.ledger.refusals import Refusals
 from ridges.ledger.routes.failures import failures
 

@@ -19,15 +19,16 @@ _MEDIA_TYPE = r"^[\w.+-]+/[\w.+-]+(; ?[\w=-]+)*$"
 UploadType = Annotated[str, HeaderParameter(name="X-Media-Type", max_length=200, pattern=_MEDIA_TYPE)]
 
 
-@dataclass
-class _Upload(Operation):
-    """The body is raw bytes, whatever the content type."""
+def raw_body(media_type: str, *, binary: bool = False) -> type[Operation]:
+    """For a route's ``operation_class``: the body is read as it is, whatever its content type says."""
 
-    def __post_init__(self) -> None:
-        schema = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY)
-        self.request_body = RequestBody(
-            required=True, content={"application/octet-stream": OpenAPIMediaType(schema=schema)}
-        )
+    @dataclass
+    class RawBody(Operation):
+        def __post_init__(self) -> None:
+            schema = Schema(type=OpenAPIType.STRING, format=OpenAPIFormat.BINARY if binary else None)
+            self.request_body = RequestBody(required=binary, content={media_type: OpenAPIMediaType(schema=schema)})
+
+    return RawBody
 
 
 def blob_routes(blobs: BlobStore) -> list[HTTPRouteHandler]:
@@ -36,7 +37,7 @@ def blob_routes(blobs: BlobStore) -> list[HTTPRouteHandler]:
     @post(
         "/v1/blobs",
         operation_id="upload",
-        operation_class=_Upload,
+        operation_class=raw_body("application/octet-stream", binary=True),
         tags=["blobs"],
         summary="Store bytes; name them by the digest in the answer",
         request_max_body_size=MAX_BLOB_BYTES,

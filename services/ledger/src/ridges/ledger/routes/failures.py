@@ -10,7 +10,7 @@ from ridges.chassis import problems_http
 from ridges.chassis.ports import BlobMissing, EventRefused, EventStoreUnavailable
 from ridges.contracts.codec import UndecodableEvent
 from ridges.contracts.views import Problem9457
-from ridges.ledger.errors import AmbiguousRun, ProjectionBehind, RequestRefused, UnknownRun
+from ridges.ledger.errors import AmbiguousRun, PassRunning, ProjectionBehind, RequestRefused, UnknownRun
 
 RETRY_AFTER_S = "2"
 
@@ -29,6 +29,10 @@ def _ambiguous_run(_request: AnyRequest, error: AmbiguousRun) -> Answer:
 def _refused(_request: AnyRequest, error: RequestRefused) -> Answer:
     detail = error.reason if error.code is None else f"{error.reason} (code {error.code})"
     return problems_http.error_response(error.status, "Request refused", detail)
+
+
+def _pass_running(_request: AnyRequest, error: PassRunning) -> Answer:
+    return problems_http.error_response(409, "Running already", str(error))
 
 
 def _behind(_request: AnyRequest, error: ProjectionBehind) -> Answer:
@@ -57,7 +61,7 @@ def _undecodable(_request: AnyRequest, error: UndecodableEvent) -> Answer:
 _MEANINGS = {
     400: "Malformed JSON or parameters",
     404: "No such run, problem or file",
-    409: "Ambiguous id, or an id that means another request",
+    409: "Ambiguous id, an id that means another request, or a pass that is running already",
     413: "Too large",
     422: "Refused; `detail` says why",
     503: "Not now; ask again with the same run_id or Idempotency-Key",
@@ -82,6 +86,7 @@ exception_handlers: ExceptionHandlersMap = {
     UnknownRun: _unknown_run,
     AmbiguousRun: _ambiguous_run,
     RequestRefused: _refused,
+    PassRunning: _pass_running,
     ProjectionBehind: _behind,
     EventStoreUnavailable: _log_unavailable,
     EventRefused: _append_refused,

@@ -4,6 +4,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Callable
+from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import BaseRouteHandler
 
-from ridges.ledger.settings import is_loopback
+from ridges.ledger.settings import LedgerSettings, is_loopback
 
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -19,31 +20,60 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
-def guard(api_token: str | None, http_host: str) -> Callable[[Connection, BaseRouteHandler], None]:
-    """The check before every route."""
+class Role(IntEnum):
+    """Who may do what; each may do what those before it may."""
 
-    def check(connection: Connection, _handler: BaseRouteHandler) -> None:
+    READ = 1
+    RUN = 2
+    ADMIN = 3
+
+
+READ, RUN, ADMIN = ({"role": role} for role in Role)
+"""For a route's ``opt``. A route without one needs READ for safe methods, else RUN."""
+
+
+def guard(config: LedgerSettings) -> Callable[[Connection, BaseRouteHandler], None]:
+    """The check before every route."""
+    given = ((config.api_read_token, Role.READ), (config.api_run_token, Role.RUN), (config.api_token, Role.ADMIN))
+    tokens = {token.encode(): role for token, role in given if token is not None}
+
+    def check(connection: Connection, handler: BaseRouteHandler) -> None:
         if connection.url.path in OPEN_PATHS:
             return
-        if api_token is not None:
-            _require_token(connection, api_token)
-        elif is_loopback(http_host):
+        if tokens:
+            role, needed = _role(connection, tokens), _needed(connection, handler)
+            if role < needed:
+                raise PermissionDeniedException(
+                    detail=f"your token has the role {role.name.lower()}; this needs {needed.name.lower()}"
+                )
+        elif is_loopback(config.http_host):
             _refuse_rebound_name(connection)
         _refuse_foreign_page(connection)
 
     return check
 
 
-def _require_token(connection: Connection, api_token: str) -> None:
+def _needed(connection: Connection, handler: BaseRouteHandler) -> Role:
+    safe = connection.scope.get("method") in SAFE_METHODS
+    needed: Role = handler.opt.get("role", Role.READ if safe else Role.RUN)
+    return needed
+
+
+def _role(connection: Connection, tokens: dict[bytes, Role]) -> Role:
     scheme, _, credentials = connection.headers.get("authorization", "").partition(" ")
     given = credentials.strip()
     if scheme.lower() == "basic":
         given = _basic_password(given)
-    if scheme.lower() not in ("bearer", "basic") or not hmac.compare_digest(given.encode(), api_token.encode()):
+    role: Role | None = None
+    if scheme.lower() in ("bearer", "basic"):
+        for token, its_role in tokens.items():  # all of them, in constant time
+            role = its_role if hmac.compare_digest(given.encode(), token) else role
+    if role is None:
         raise NotAuthorizedException(
             detail="this ledger needs its API token: send `Authorization: Bearer <RIDGES_API_TOKEN>`",
             headers={"WWW-Authenticate": 'Bearer, Basic realm="ridges", charset="UTF-8"'},
         )
+    return role
 
 
 def _basic_password(credentials: str) -> str:

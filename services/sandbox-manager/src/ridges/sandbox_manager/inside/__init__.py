@@ -9,7 +9,10 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-_MODULES = ("poller", "forwarder", "processes", "tar_reader", "workspace", "repository", "live_log", "supervisor")
+_MODULES = (
+    *("poller", "forwarder", "processes", "confinement", "tar_reader", "workspace", "repository", "live_log"),
+    "supervisor",
+)
 """In the order of their imports."""
 
 _BOOT = (

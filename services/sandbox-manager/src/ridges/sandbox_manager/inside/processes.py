@@ -22,13 +22,14 @@ def step_out_of_reach() -> None:
 
     Where it is not PID 1 (no sandbox at all) it also collects orphans and ends with the process that started it.
     """
-    _prctl(PR_SET_DUMPABLE, 0)
+    prctl(PR_SET_DUMPABLE, 0)
     if os.getpid() != 1:
-        _prctl(PR_SET_CHILD_SUBREAPER, 1)
-        _prctl(PR_SET_PDEATHSIG, SIGKILL)
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+        prctl(PR_SET_PDEATHSIG, SIGKILL)
 
 
-def _prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int) -> None:
+    """One option of this process."""
     this_process = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # as ctypes.CDLL(None) does
     address = _ctypes.dlsym(this_process, "prctl")
     if _ctypes.call_function(address, (option, value, 0, 0, 0)) != 0:

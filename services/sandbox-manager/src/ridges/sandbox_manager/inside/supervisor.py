@@ -14,11 +14,12 @@ import sys
 import time
 from _json import encode_basestring_ascii
 
+from ridges.sandbox_manager.inside.confinement import Written, be_first_to_die, filter_calls, limit
 from ridges.sandbox_manager.inside.forwarder import Forwarder
 from ridges.sandbox_manager.inside.live_log import LiveLog
 from ridges.sandbox_manager.inside.poller import READ, Poller
 from ridges.sandbox_manager.inside.processes import Undead, kill_all, step_out_of_reach
-from ridges.sandbox_manager.inside.repository import Base, GitFailed, remove_tree
+from ridges.sandbox_manager.inside.repository import Base, GitFailed, empty
 from ridges.sandbox_manager.inside.workspace import read_output, unpack
 
 TYPE_CHECKING = False
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 18
 COLLECT_S = 60.0
+DISMISSAL_S = 10.0
 CONTINUATIONS = bytes(range(0x80, 0xC0))
 """Bytes of UTF-8 that do not begin a character."""
 CANCEL, OUT_OF_MEMORY = b"C", b"M"
@@ -180,18 +182,12 @@ class Command:
         _signal.set_wakeup_fd(-1)
         for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGCHLD):
             _signal.signal(number, _signal.SIG_DFL)
-        try:
-            with open("/proc/self/oom_score_adj", "w") as file:
-                file.write("1000")
-        except OSError:
-            pass
-        for name, limit in self._header["rlimits"].items():
-            kind = getattr(resource, "RLIMIT_" + name)
-            hard = resource.getrlimit(kind)[1]
-            most = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-            resource.setrlimit(kind, (most, most))
+        be_first_to_die()
+        limit(self._header["rlimits"])
         os.chdir(self._header["workspace"])
         command = self._header["command"]
+        if self._header["seccomp"]:
+            filter_calls(self._header["seccomp"])
         os.execvpe(command[0], command, environment)  # noqa: S606  # as asked
 
 
@@ -204,8 +200,7 @@ def _collect(base: Base, max_bytes: int) -> tuple[bytes | None, str | None]:
     if pid == 0:
         try:
             if in_sandbox:  # the temporary directory is its own: make room in it
-                for name in os.listdir(directory):
-                    remove_tree(os.path.join(directory, name))
+                empty(directory)
             base.write_difference(os.path.join(directory, ".ridges-difference"), write_end)
             os._exit(0)
         except BaseException as error:
@@ -272,7 +267,7 @@ def as_json(value: Any) -> str:
     return repr(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _run(control: Stdin, frames: Frames) -> None:
+def _run(control: Stdin, frames: Frames, written: Written) -> None:
     (size,) = struct.unpack(">I", control.exactly(4))
     header: Header = eval(control.exactly(size))  # noqa: S307  # a literal, trusted as this program is: it came the same way
     os.makedirs(header["workspace"], exist_ok=True)
@@ -288,12 +283,14 @@ def _run(control: Stdin, frames: Frames) -> None:
     frames.write(b"S", [])
     live = LiveLog(frames.fd) if header["live_log"] else None
     command = Command(header, poller, control, live)
+    written.start()
     command.run(environment, forwarder)
     if live:
         live.finish()
     if forwarder:
         forwarder.close()
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    frames.write(b"C", [])
+    used, written_bytes = resource.getrusage(resource.RUSAGE_CHILDREN), written.so_far()
     outputs = [read_output(path, max_bytes) for path, max_bytes in header["outputs"]]
     difference, problem = _collect(base, header["difference_bytes"]) if base else (None, None)
     log = command.log.content()
@@ -306,6 +303,7 @@ def _run(control: Stdin, frames: Frames) -> None:
         "wall_s": command.wall_s,
         "cpu_s": used.ru_utime + used.ru_stime,
         "peak_memory_bytes": used.ru_maxrss * 1024,
+        "written_bytes": written_bytes,
         "log_dropped_chars": command.log.dropped_chars,
         "log_size": len(log),
         "outputs": [[None if content is None else len(content), wrong] for content, wrong in outputs],
@@ -317,18 +315,30 @@ def _run(control: Stdin, frames: Frames) -> None:
     frames.write(b"R", [struct.pack(">I", len(text)), text, log, *contents, difference or b""])
 
 
+def _await_dismissal(control: Stdin) -> None:
+    """The control group outlives the result until the manager has looked at it; then stdin ends."""
+    poller = Poller()
+    seen: list[bytes] = []
+    poller.watch(control.fd, READ, lambda _: seen.append(os.read(control.fd, 1)))
+    give_up_at = time.monotonic() + DISMISSAL_S
+    while b"" not in seen and time.monotonic() < give_up_at:
+        poller.poll(max(0.0, give_up_at - time.monotonic()))
+
+
 def main() -> None:
     """The whole life of a sandbox."""
     _signal.signal(
         _signal.SIGINT, _signal.SIG_IGN
     )  # Python's own handler: the only one that would let a signal through
+    written = Written()
     step_out_of_reach()
     control, frames = Stdin(os.dup(0)), Frames(os.dup(1))
     with open(os.devnull, "r+b", buffering=0) as nothing:
         os.dup2(nothing.fileno(), 0)
         os.dup2(nothing.fileno(), 1)
     try:
-        _run(control, frames)
+        _run(control, frames, written)
+        _await_dismissal(control)
     except ManagerGone:
         kill_all()
         sys.exit(1)

@@ -1,0 +1,107 @@
+"""``python -m ridges.ledger.passes``: one pass, with the ledger's settings; reports JSON lines on stdout."""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from ridges.chassis import settings
+from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
+from ridges.chassis.jetstream.bulk import RawEvent, last_position
+from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.ports import EventRefused, EventStoreUnavailable
+from ridges.contracts.views import PassProgress, PassResult
+from ridges.ledger.archive import ArchiveDamaged
+from ridges.ledger.passes.log_source import log_chunks
+from ridges.ledger.passes.rebuild import rebuild
+from ridges.ledger.passes.reporting import Line, PassFailed
+from ridges.ledger.passes.restore import restore
+from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
+from ridges.ledger.passes.verify import verify
+from ridges.ledger.settings import LedgerSettings
+
+NICE = 5
+"""Live traffic goes first."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The exit status: 0 well, 1 something is wrong (said on stdout)."""
+    asked = _parser().parse_args(arguments)
+    try:
+        config = settings.load(LedgerSettings)
+    except settings.SettingsError as error:
+        return _failed(asked.what, str(error))
+    with suppress(OSError):
+        os.nice(NICE)
+    try:
+        result = _carry_out(asked, config)
+    except (PassFailed, ArchiveDamaged, EventStoreUnavailable, EventRefused, BlobsUrlError, OSError) as error:
+        return _failed(asked.what, str(error))
+    _write(Line(result=result))
+    return 0 if result.ok else 1
+
+
+def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
+    place = Place(
+        url=config.nats_url,
+        name="ledger-pass",
+        monitor_url=config.nats_monitor_url,
+        user=config.nats_user,
+        password=config.nats_password,
+        allow_lossy=config.allow_lossy_log,
+    )
+    store = open_blob_store(config.blobs_url)
+    if asked.what == "restore":
+        return restore(place, sealed_segments(store), store=store, report=_report)
+    end = last_position(place)
+
+    def chunks(after: int = 0) -> Iterator[list[RawEvent]]:
+        return log_chunks(place, after, end)
+
+    match asked.what:
+        case "rebuild" if asked.source == "archive":
+            sealed = sealed_segments(store)
+            tail = chunks(sealed[-1].last if sealed else 0)
+            return rebuild_from_archive(sealed, tail, asked.tables, store=store, total=end, report=_report)
+        case "rebuild":
+            return rebuild(chunks(), asked.tables, total=end, report=_report)
+        case "archive":
+            sealed = sealed_segments(store)
+            first = max(sealed[-1].last - 1, 0) if sealed else 0
+            return seal_log(
+                chunks(first), sealed, store=store, total=end - first, now=datetime.now(UTC), report=_report
+            )
+    blobs = None if asked.no_blobs else store
+    return verify(chunks(), total=end, grace_s=config.settle_grace_s, blobs=blobs, report=_report)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m ridges.ledger.passes", description=__doc__)
+    parser.add_argument("what", choices=["rebuild", "verify", "archive", "restore"])
+    parser.add_argument("--tables", type=Path, help="the file to make (rebuild)")
+    parser.add_argument("--source", choices=["log", "archive"], default="log", help="what to read (rebuild)")
+    parser.add_argument("--no-blobs", action="store_true", help="read neither blobs nor archive (verify)")
+    return parser
+
+
+def _report(progress: PassProgress) -> None:
+    _write(Line(progress=progress))
+
+
+def _failed(what: str, reason: str) -> int:
+    _write(Line(result=PassResult(what=what, ok=False, summary=reason, events=0, seconds=0)))  # type: ignore[arg-type]
+    return 1
+
+
+def _write(line: Line) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(line) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

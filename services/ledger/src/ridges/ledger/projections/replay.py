@@ -1,0 +1,111 @@
+"""Makes the replay part of an archive segment: events grouped by run, finished calls already added up."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+from ridges.contracts import codec
+from ridges.contracts import events as ev
+from ridges.ledger.projections.costs import Calls
+from ridges.ledger.projections.slim import FinishedCalls, ReplayItem, RunReplay, SlimCell, SlimReserved, Whole, slim
+
+_decoder = msgspec.msgpack.Decoder(list[RunReplay])
+
+
+def replay_part(events: Iterable[tuple[int, str, bytes]]) -> bytes:
+    """From position, stream id and content of each event of a segment."""
+    streams: dict[str, _Stream] = {}
+    for position, stream_id, content in events:
+        stream = streams.get(stream_id)
+        if stream is None:
+            stream = streams[stream_id] = _Stream()
+        stream.add(position, content)
+    return msgspec.msgpack.encode(
+        [
+            RunReplay(run_id=stream_id, last_position=stream.last, items=stream.finished())
+            for stream_id, stream in streams.items()
+        ]
+    )
+
+
+def read_replay_part(content: bytes) -> list[RunReplay]:
+    """What ``replay_part`` made."""
+    return _decoder.decode(content)
+
+
+class _Stream:
+    """One stream's items; what was reserved and finished since the last other event is held back to be added up."""
+
+    def __init__(self) -> None:
+        self.items: list[ReplayItem] = []
+        self.last = 0
+        self._reserved: dict[str, SlimReserved] = {}
+        self._outcomes: list[ev.InferenceMade | ev.InferenceFailed] = []
+        self._finished: set[str] = set()
+
+    def add(self, position: int, content: bytes) -> None:
+        self.last = position
+        try:
+            event = codec.decode(content)
+        except codec.UndecodableEvent:
+            self._whole(position, content)
+            return
+        match event:
+            case ev.InferenceReserved() if event.call_id not in self._reserved and event.call_id not in self._finished:
+                reserved = slim(event)
+                assert isinstance(reserved, SlimReserved)
+                self._reserved[event.call_id] = reserved
+            case ev.InferenceMade() | ev.InferenceFailed() if event.call_id in self._reserved:
+                del self._reserved[event.call_id]
+                self._finished.add(event.call_id)
+                self._outcomes.append(event)
+            case _:
+                short = slim(event)
+                if short is None:
+                    self._whole(position, content)
+                else:
+                    self._flush()
+                    self.items.append(short)
+
+    def finished(self) -> list[ReplayItem]:
+        self._flush()
+        return self.items
+
+    def _whole(self, position: int, content: bytes) -> None:
+        self._flush()
+        self.items.append(Whole(position=position, content=content))
+
+    def _flush(self) -> None:
+        if self._outcomes:
+            self.items.append(_added_up(self._outcomes))
+            self._outcomes = []
+            self._finished = set()
+        self.items += self._reserved.values()
+        self._reserved = {}
+
+
+def _added_up(outcomes: list[ev.InferenceMade | ev.InferenceFailed]) -> FinishedCalls:
+    calls = Calls()
+    amounts = [0] * 5
+    answered = 0
+    for outcome in outcomes:
+        made = isinstance(outcome, ev.InferenceMade)
+        answered += made
+        change = calls.finish(outcome, 0, answered=made)
+        assert change is not None
+        usage = outcome.usage
+        for place, amount in enumerate(
+            (usage.input, usage.cached_input, usage.output, usage.reasoning, outcome.cost_nano_usd)
+        ):
+            amounts[place] += amount
+    fresh, cached, output, reasoning, cost = amounts
+    return FinishedCalls(
+        call_ids=calls.newly_closed,
+        answered=answered,
+        failed=len(outcomes) - answered,
+        amounts=(fresh, cached, output, reasoning, cost),
+        cells=[
+            SlimCell(key=key[1:], sums=tuple(cell.sums), usages=cell.usages.tobytes())
+            for key, cell in calls.cells.items()
+        ],
+    )

@@ -1,0 +1,35 @@
+"""A gateway with all that it needs, for every test of it: a provider, the log, the process."""
+
+import pytest
+from integration.gateway_world import GatewayProcess, Log, MockProvider
+
+
+@pytest.fixture
+def mock():
+    """A provider that misbehaves on request."""
+    provider = MockProvider()
+    yield provider
+    provider.close()
+
+
+@pytest.fixture
+def log(nats_server):
+    """The event log."""
+    opened = Log(nats_server)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def start(tmp_path, nats_server):
+    """Starts gateways that are gone after the test."""
+    started = []
+
+    def start_one(config, /, *, wait=True, **settings):
+        gateway = GatewayProcess(tmp_path / f"gateway-{len(started)}", nats_server, config, **settings)
+        started.append(gateway)
+        return gateway.start(wait=wait)
+
+    yield start_one
+    for gateway in started:
+        gateway.stop()

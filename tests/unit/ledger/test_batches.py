@@ -1,0 +1,47 @@
+"""Batches are asked for at once and shown as one."""
+
+import pytest
+from unit.ledger.samples import AGENT, RUN
+from unit.ledger.test_http import client_of, problem
+
+ASKED = {"problem": "fix-a", "agent_source": AGENT.decode()}
+
+
+@pytest.fixture
+async def http(wired):
+    await wired.add(wired.author.published("fix-a"))
+    async with client_of(wired) as client:
+        yield client
+
+
+async def test_a_batch_is_asked_for_shown_and_safe_to_ask_for_again(wired, http):
+    body = {"batch_id": "night / 1", "runs": [ASKED, ASKED, ASKED | {"run_id": RUN}]}
+    created = await http.post("/v1/batches", json=body)
+    assert created.status_code == 201, created.text
+    assert (created.json()["runs"], created.json()["ended"], created.json()["finished_at"]) == (3, 0, None)
+    again = await http.post("/v1/batches", json=body)
+    assert again.json() == created.json()
+    runs = (await http.get("/v1/runs", params={"batch": "night / 1"})).json()["runs"]
+    assert RUN in {run["run_id"] for run in runs}
+    assert len(runs) == 3
+
+
+async def test_a_batch_counts_what_its_runs_did(wired, http):
+    a, ids = wired.author, [f"{n}0000000-0000-4000-8000-000000000000" for n in range(3)]
+    await wired.add(*(a.requested(run_id, batch_id="b") for run_id in ids), a.requested())
+    await wired.add(
+        a.started(ids[0]), a.made("c", ids[0]), a.patched(ids[0]), a.tested(ids[0]), a.reserved("d", ids[1])
+    )
+    [batch] = (await http.get("/v1/batches")).json()
+    assert (batch["runs"], batch["ended"], batch["resolved"], batch["errors"]) == (3, 1, 1, 0)
+    assert (batch["requests"], batch["cost_nano_usd"], batch["reserved_nano_usd"]) == (1, 10, 100)
+    by_batch = {row["key"]: row for row in (await http.get("/v1/costs", params={"by": "batch"})).json()["rows"]}
+    assert (by_batch["b"]["cost_nano_usd"], by_batch["b"]["reserved_nano_usd"]) == (10, 100)
+    problem(await http.get("/v1/batches/none"), 404)
+
+
+async def test_a_run_of_a_batch_that_is_refused_is_named(http):
+    body = {"batch_id": "b", "runs": [ASKED, ASKED | {"problem": "nope"}, ASKED]}
+    assert "run 2 of 3 of batch 'b'" in problem(await http.post("/v1/batches", json=body), 404)
+    assert len((await http.get("/v1/runs")).json()["runs"]) == 1
+    problem(await http.post("/v1/batches", json={"batch_id": "b", "runs": []}), 422)
