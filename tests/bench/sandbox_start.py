@@ -11,7 +11,6 @@ import sys
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -98,7 +97,7 @@ class RawEngine:
         """On one holder that is used again and again: as fast as it gets, but it does not isolate."""
         if self.holder is None:
             image = image_of(await self._ask(lambda api: api.inspect_image(AGENT_IMAGE)))
-            body = holder_config(image, "bench", f"bench-{uuid.uuid4()}", datetime.now(UTC) + timedelta(hours=1))
+            body = holder_config(image, "bench", f"bench-{uuid.uuid4()}")
             made = await self._ask(lambda api: api.create_container_from_config(body, f"ridges-bench-{uuid.uuid4()}"))
             self.holder_stdin = await self._sandbox._engine.attach(made["Id"])
             await self._ask(lambda api: api.start(made["Id"]))

@@ -4,6 +4,8 @@ import asyncio
 
 from sandboxes import python, sandbox_spec, tar_of
 
+from ridges.sandbox_manager.guarantees import guarantees
+
 LOOK = """
 import os, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
@@ -83,6 +85,10 @@ class IsolationSuite:
         if self.counts:
             assert 11 <= end.exit.pids_peak <= 16
             assert end.exit.peak_memory_bytes > 90 << 20
+
+    async def test_every_guarantee_holds_and_those_of_control_groups_where_there_are_any(self, sandbox):
+        broken = {each.promise for each in await guarantees(sandbox) if not each.holds}
+        assert broken == (set() if self.counts else {"a control group counts its memory, processes and CPU time"})
 
     async def test_two_sandboxes_share_nothing(self, sandbox):
         write = "echo secret > /tmp/x; echo secret > /dev/shm/x; echo secret > /home/agent/x; sleep 1"

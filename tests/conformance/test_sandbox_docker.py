@@ -15,7 +15,7 @@ from docker_images import AGENT_IMAGE, docker, need_agent_image
 from sandboxes import python, sandbox_spec
 
 from ridges.contracts.limits import MIB, SandboxLimits
-from ridges.sandbox_manager.docker_config import DEADLINE_LABEL, OWNER_LABEL, RUN_LABEL, SANDBOX_LABEL
+from ridges.sandbox_manager.docker_config import DEADLINE_LABEL, OWNER_LABEL, RESERVE_LABEL, RUN_LABEL, SANDBOX_LABEL
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
 from ridges.sandbox_manager.errors import ImageMissing, SandboxUnavailable
 
@@ -110,6 +110,37 @@ class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
             assert (await running).log == b"done\n"
         finally:
             docker("rm", "-f", ours_live, others)
+
+    async def test_a_network_in_reserve_is_used_once_and_goes_with_its_sandbox(self, sandbox, owner):
+        def in_reserve():
+            return docker("ps", "-aq", "--no-trunc", "--filter", f"label={RESERVE_LABEL}={owner}").split()
+
+        async def one_is_there():
+            async with asyncio.timeout(20):
+                while not (found := await asyncio.to_thread(in_reserve)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+            return found
+
+        await sandbox.run(sandbox_spec("true"), asyncio.Event())
+        (first,) = await one_is_there()
+        running = asyncio.create_task(sandbox.run(sandbox_spec("sleep", "4"), asyncio.Event()))
+        async with asyncio.timeout(20):
+            while not (at_work := await asyncio.to_thread(owned_by, owner)):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert docker("inspect", "-f", "{{.HostConfig.NetworkMode}}", at_work[0]) == f"container:{first}"
+        assert (await running).exit.exit_code == 0
+        assert first not in await one_is_there(), "a network that had a tenant"
+        assert await sandbox.sweep(set()) == 0, "the reserve is no leftover"
+        await sandbox.close()
+        assert in_reserve() == []
+
+    async def test_a_reserve_whose_holder_died_costs_the_start_and_not_the_run(self, sandbox, owner):
+        await sandbox.run(sandbox_spec("true"), asyncio.Event())
+        async with asyncio.timeout(20):
+            while not sandbox._idle.holder_ids:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        docker("rm", "-f", sandbox._idle._idle.container_id)
+        assert (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log == b"fine\n"
 
     async def test_full_temporary_file_systems_do_not_cost_the_result(self, sandbox):
         fill = "for d in /sandbox /tmp $HOME /dev/shm; do head -c 400M /dev/zero > $d/x 2>/dev/null; done; echo filled"

@@ -39,6 +39,7 @@ class MockProvider:
         self.open = 0
         self.error: dict = {}
         """What error bodies say beside their message."""
+        self.sick = False
         self.lost = threading.Event()
         """Set when a caller went away in the middle of a slow answer."""
         owner = self
@@ -76,9 +77,14 @@ class MockProvider:
         if does == "status":
             status, _, retry_after = value.partition(" ")
             return reply(http, int(status), self.error | {"error": {"message": f"it hurts, {CANARY_KEY}"}}, retry_after)
+        if does == "sick" and self.sick:
+            return reply(http, 500, {"error": {"message": "sick"}})
+        if does == "slowfail":
+            self.wait_unless_left(http, float(value))
+            return reply(http, 500, {"error": {"message": "in vain"}})
         if does == "garbage":
             return reply(http, 200, "<html>")
-        if does == "slow":
+        if does in ("slow", "sick"):
             self.wait_unless_left(http, float(value))
         if http.path.endswith("/embeddings"):
             rows = [{"object": "embedding", "index": 0, "embedding": [0.5, -0.25]}]
@@ -88,6 +94,8 @@ class MockProvider:
         message = {"role": "assistant", "content": "Hello there"}
         if does == "tools":
             message = {"role": "assistant", "content": None, "tool_calls": [tool_call(body)]}
+        if does == "bash":
+            message = {"role": "assistant", "content": "I run it.", "tool_calls": [bash_call(body)]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return reply(http, 200, {"id": "x", "object": "chat.completion", "choices": [choice], "usage": USAGE})
 
@@ -120,6 +128,10 @@ class MockProvider:
         http.wfile.flush()
         if does == "hang":
             self.wait_unless_left(http, 30)
+        while does == "trickle":
+            http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": " more"}, "finish_reason": None}]}))
+            http.wfile.flush()
+            self.wait_unless_left(http, 0.1)
         if does != "cut":
             http.wfile.write(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
             http.wfile.write(event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n")
@@ -152,6 +164,14 @@ def tool_call(body):
         "type": "function",
         "function": {"name": function["name"], "arguments": json.dumps(arguments)},
     }
+
+
+def bash_call(body):
+    """The commands of a small agent's run: one that works, then the one that submits."""
+    commands = ["echo made it > made.txt", "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT; cat made.txt"]
+    turn = sum(message["role"] == "assistant" for message in body["messages"])
+    function = {"name": "bash", "arguments": json.dumps({"command": commands[min(turn, 1)]})}
+    return {"id": f"c{turn}", "type": "function", "function": function}
 
 
 class Log:
@@ -254,7 +274,7 @@ class GatewayProcess:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log_path.read_text()[-3000:]
             try:
-                if httpx.get(f"{self.url}/readyz").status_code == 200:
+                if httpx.get(f"{self.url}/readyz", verify=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -272,7 +292,7 @@ class GatewayProcess:
 
     def client(self, run_id=None, **options) -> httpx.Client:
         headers = {"Authorization": f"Bearer {sign_run_token(run_id, TOKEN_KEY)}"} if run_id else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False, **options)
 
 
 def mock_config(url, *served, name="mock", kind="chat", extra=""):

@@ -22,7 +22,7 @@ def self_check(**environ):
     )
     assert (done.returncode, done.stderr) == (0, "")
     checked = json.loads(done.stdout)
-    assert all(set(entry) == {"name", "works", "detail", "remedy"} for entry in checked)
+    assert all(set(entry) == {"name", "works", "detail", "remedy", "guarantees"} for entry in checked)
     return {entry["name"]: entry for entry in checked}
 
 
@@ -31,6 +31,11 @@ def test_bubblewrap_works_and_a_missing_engine_is_told_with_its_remedy(bubblewra
     checked = self_check()
     assert list(checked) == ["docker", "bubblewrap"]
     assert (checked["bubblewrap"]["works"], checked["bubblewrap"]["remedy"]) == (True, None)
+    promises = {each["promise"]: each["holds"] for each in checked["bubblewrap"]["guarantees"]}
+    assert len(promises) == 16
+    assert promises["services of the host are out of reach"]
+    assert promises["no process of it is left"]
+    assert checked["docker"]["guarantees"] == []
     assert checked["docker"]["works"] is False
     assert "no Docker Engine answers at unix:///nowhere/docker.sock" in checked["docker"]["detail"]
     assert "start" in checked["docker"]["remedy"]
@@ -47,7 +52,9 @@ def test_an_interpreter_that_does_not_run_is_named():
 def test_docker_works_and_a_missing_image_is_told_with_what_builds_it():
     need_agent_image()
     engine = {"DOCKER_HOST": os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")}
-    assert self_check(**engine)["docker"]["works"] is True
+    works = self_check(**engine)["docker"]
+    assert works["works"] is True
+    assert all(each["holds"] for each in works["guarantees"]), works["guarantees"]
     missing = self_check(**engine, RIDGES_AGENT_IMAGE="ridges-nowhere:1")["docker"]
     assert missing["works"] is False
     assert "ridges-nowhere:1" in missing["detail"]

@@ -10,6 +10,7 @@ a scratch folder (kept for the next time: ``--scratch``). ``ridges`` measures al
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ from rivals import LiteLlm, Portkey
 
 from ridges.chassis import logs
 
-CALM_SHARE, CALM_PATIENCE_S = 0.10, 60.0
+CALM_SHARE = 0.10
 
 Make = Callable[[Path], Contender]
 
@@ -79,7 +80,7 @@ def run(options: argparse.Namespace, folder: Path) -> None:
     try:
         for name, make in chosen(contenders(provider, options.scratch), options.only).items():
             try:
-                measure_one(name, make(folder / name), bench, figures, described, notes)
+                measure_one(name, make(folder / name), bench, options.patience, figures, described, notes)
             except NotMeasured as reason:
                 notes.append(f"{name}: not measured: {reason}")
                 say(notes[-1])
@@ -94,11 +95,12 @@ def measure_one(
     name: str,
     contender: Contender,
     bench: Bench,
+    patience_s: float,
     figures: dict[str, Figures],
     described: dict[str, str],
     notes: list[str],
 ) -> None:
-    share = wait_for_calm(CALM_SHARE, CALM_PATIENCE_S)
+    share = wait_for_calm(CALM_SHARE, patience_s)
     say(f"{name}: starts; others use {share:.0%} of the machine")
     began = time.monotonic()
 
@@ -130,11 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="comma-separated names")
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes for each; noisier")
+    parser.add_argument("--patience", type=float, default=60, help="most seconds to wait for a calm machine, each time")
     parser.add_argument("--json", type=Path, help="also write the figures as JSON")
     logs.configure("bench", "console", "warning")
     default = Path(tempfile.gettempdir()) / "ridges-bench"
     parser.add_argument("--scratch", type=Path, default=default, help="where LiteLLM and Portkey are installed")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # so that every server is stopped
     with tempfile.TemporaryDirectory(prefix="ridges-bench-") as folder:
         run(options, Path(folder))
 

@@ -24,14 +24,34 @@ HOSTILE = '=1+1<script>"\x00'
 
 
 def a_run(number, tests=(), **fields):
-    given = dict.fromkeys(("batch_id", "verdict", "cause", "fault", "code", "sandbox", "started_at", "finished_at", "detail", "model", "patch", "patch_digest", "log_digest", "evaluation_log_digest", "exit")) | {
-        "run_id": f"{number:08d}-0000-4000-8000-000000000000", "problem": "fix-a", "agent": "sha256:x",
-        "agent_name": "agent.py", "state": RunState.FINISHED, "attempt": 1, "partial": False, "requests": 2,
-        "usage": TokenUsage(input=10, output=3), "cost_nano_usd": 123, "cost_usd": "0.000000123",
-        "reserved_nano_usd": 0, "tests_passed": 0, "tests_total": 0, "requested_at": AT, "position": number,
-        "limits": RunLimits(), "requests_failed": 0, "requests_refused": 0, "tests": tuple(tests), "flagged": (),
+    absent = (
+        *("batch_id", "verdict", "cause", "fault", "code", "sandbox", "started_at", "finished_at", "detail", "model"),
+        *("patch", "patch_digest", "log_digest", "evaluation_log_digest", "exit"),
+    )
+    given = dict.fromkeys(absent) | {
+        "run_id": f"{number:08d}-0000-4000-8000-000000000000",
+        "problem": "fix-a",
+        "agent": "sha256:x",
+        "agent_name": "agent.py",
+        "state": RunState.FINISHED,
+        "attempt": 1,
+        "partial": False,
+        "requests": 2,
+        "usage": TokenUsage(input=10, output=3),
+        "cost_nano_usd": 123,
+        "cost_usd": "0.000000123",
+        "reserved_nano_usd": 0,
+        "tests_passed": 0,
+        "tests_total": 0,
+        "requested_at": AT,
+        "position": number,
+        "limits": RunLimits(),
+        "requests_failed": 0,
+        "requests_refused": 0,
+        "tests": tuple(tests),
+        "flagged": (),
         "mended": (),
-    }  # fmt: skip
+    }
     return RunDetail(**(given | fields))
 
 

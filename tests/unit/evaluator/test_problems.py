@@ -9,6 +9,7 @@ import pytest
 from grading import CREATE, FIX, problem_of, write_folder
 
 from ridges.contracts.blobs import digest_of
+from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.evaluator.domain import SourceFile
 from ridges.evaluator.errors import ProblemBroken
 from ridges.evaluator.problems.formats import edition_of, parse_problem
@@ -24,6 +25,17 @@ def test_a_fix_problem():
     assert sorted(problem.tests) == ["test_median.py", "test_report.py"]
     assert [test.category for test in problem.expected] == ["fail_to_pass"] * 2 + ["pass_to_pass"] * 3
     assert problem.python_path == ("",)
+
+
+def test_a_problem_says_what_its_sandboxes_get():
+    assert problem_of(FIX).sandbox is None
+    more = "test_timeout_s = 60\ncpus = 2.0\nmemory_mib = 3072\ndisk_mib = 512\nruntime = 'runsc'\n"
+    problem = problem_of(FIX | {"problem.toml": FIX["problem.toml"].replace("test_timeout_s = 60\n", more)})
+    assert problem.sandbox == SandboxLimits(
+        cpus=2.0, memory_bytes=3072 * MIB, disk_bytes=512 * MIB, pids=SandboxLimits().pids, runtime="runsc"
+    )
+    with pytest.raises(ProblemBroken, match="memory_mib"):
+        problem_of(FIX | {"problem.toml": FIX["problem.toml"].replace("test_timeout_s = 60\n", "memory_mib = 1\n")})
 
 
 def test_a_create_problem_without_a_description():

@@ -139,10 +139,10 @@ class ScriptedStream:
 class World:
     """One log and any number of gateways over it."""
 
-    def __init__(self, *providers: tuple[Provider, ScriptedProvider], **settings):
+    def __init__(self, *providers: tuple[Provider, ScriptedProvider], tracing=None, **settings):
         self.store, self.blobs = MemoryEventStore(CLOCK), MemoryBlobStore()
         self.providers = providers or ((provider(), ScriptedProvider()),)
-        self.settings = settings
+        self.settings, self.tracing = settings, tracing
         self.gateways = []
 
     @property
@@ -176,6 +176,7 @@ class World:
                 clock=CLOCK,
                 meters=Meters(CollectorRegistry()),
                 rng=random.Random(seed),
+                tracing=self.tracing,
             )
         )
         return self.gateways[-1]

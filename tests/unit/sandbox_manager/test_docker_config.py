@@ -99,11 +99,11 @@ def test_a_network_that_is_held_for_it_is_joined():
 
 
 def test_a_holder_has_no_more_than_a_sandbox_and_removes_itself():
-    body = holder_config(IMAGE, "o", "idle-1", NOW)
+    body = holder_config(IMAGE, "o", "idle-1")
     host = body["HostConfig"]
     assert (host["AutoRemove"], host["ReadonlyRootfs"], host["NetworkMode"]) == (True, True, "none")
     assert host["CapDrop"] == ["ALL"]
-    assert body["Labels"]["ridges.owner"] == "o"
+    assert body["Labels"] == {"ridges.reserve": "o", "ridges.sandbox": "idle-1"}
 
 
 def test_an_images_volumes_never_reach_the_hosts_disk():

@@ -163,7 +163,7 @@ def _guarantees(adapter: dict[str, Any]) -> Iterator[Finding]:
                 name=name,
                 status="warning",
                 detail=f"does not hold: {guarantee['promise']}",
-                remedy="see Guarantees in services/sandbox-manager/README.md",
+                remedy="read docs/sandboxes.md",
             )
 
 

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 LONGEST_NAP_S = 1.0
 """A waiting call looks again at least so often."""
+AWAY_S = 2.0
+"""After the log did not answer, calls are refused at once for so long: they must not wait for it one after another."""
 CATCH_UP_S = 0.05
 """The subscription usually brings a missed reservation within this time; else the run is read again."""
 
@@ -59,6 +61,7 @@ class Reservations:
         self._store, self._states, self._settler, self._clock = store, states, settler, clock
         self._wait_s, self._longest_call_s = wait_s, longest_call_s
         self._gateway, self._hedging = gateway, hedging
+        self._away_until = 0.0
 
     def in_flight(self, view: RunView) -> int:
         return view.spending.in_flight(self._clock.now(), self._longest_call_s)
@@ -75,6 +78,8 @@ class Reservations:
         while True:
             left_s = give_up_at - self._clock.monotonic()
             async with view.reserving:
+                if self._clock.monotonic() < self._away_until:
+                    raise LogUnavailable
                 refuse_taken_key(view, call)
                 decision = self._decide(view, limits, demand, may_wait=left_s > 0)
                 if isinstance(decision, Grant) and await self._append(view, call_id, call, decision, demand):
@@ -120,6 +125,7 @@ class Reservations:
             await self._catch_up(view, conflict.actual)
             return False
         except EventStoreUnavailable as error:
+            self._away_until = self._clock.monotonic() + AWAY_S
             self._release(view, event, call.kind, LogUnavailable())
             raise LogUnavailable from error
         except asyncio.CancelledError:

@@ -18,6 +18,8 @@ PROXY_SOCKET_PATH = f"{PROXY_MOUNT}/{PROXY_SOCKET}"
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 OWNER_LABEL, RUN_LABEL = "ridges.owner", "ridges.run"
 SANDBOX_LABEL, DEADLINE_LABEL = "ridges.sandbox", "ridges.deadline"
+RESERVE_LABEL = "ridges.reserve"
+"""Instead of the owner's label on what is no sandbox: an empty network in reserve."""
 MAX_OPEN_FILES = 4096
 _SHM_BYTES = 64 * MIB
 _LEAST_INODES, _BYTES_PER_INODE = 20_000, 8192
@@ -57,14 +59,14 @@ def command_rlimits(limits: SandboxLimits) -> dict[str, int]:
     return {"NOFILE": MAX_OPEN_FILES, "CORE": 0, "FSIZE": limits.disk_bytes, "MSGQUEUE": 0}
 
 
-def holder_config(image: Image, owner: str, holder_id: str, deadline: datetime) -> dict[str, Any]:
+def holder_config(image: Image, owner: str, holder_id: str) -> dict[str, Any]:
     """A container that only holds an empty network until its stdin ends; the engine then removes it by itself."""
     return {
         "Image": image.image_id,
         "Entrypoint": ["cat"],
         "User": f"{USER_ID}:{USER_ID}",
         "Hostname": HOSTNAME,
-        "Labels": labels("", holder_id, owner, deadline),
+        "Labels": {RESERVE_LABEL: owner, SANDBOX_LABEL: holder_id},
         "Healthcheck": {"Test": ["NONE"]},
         "OpenStdin": True,
         "StdinOnce": True,

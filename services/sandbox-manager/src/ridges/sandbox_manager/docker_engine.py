@@ -5,7 +5,6 @@ import contextlib
 import struct
 import uuid
 from collections.abc import AsyncIterator, Callable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from ridges.sandbox_manager.cgroups import COLLECTING_BYTES, ControlGroup, group
 from ridges.sandbox_manager.docker_config import (
     OWNER_LABEL,
     PROXY_SOCKET_PATH,
+    RESERVE_LABEL,
     SANDBOX_LABEL,
     Image,
     command_env,
@@ -43,7 +43,6 @@ _MAX_STDERR = 4096
 _HEADER = struct.Struct(">BxxxI")
 _STDOUT = 1
 _NOT_FOUND, _CONFLICT = 404, 409
-_HOLDER_AGE = timedelta(days=1)
 _SHARES_NETWORKS = frozenset({None, "runc", "crun", "io.containerd.runc.v2"})
 """Runtimes whose sandboxes may join the network of another container."""
 _REMEDY = "look for settings of the Docker Engine that loosen containers (privileged defaults, seccomp off)"
@@ -117,20 +116,24 @@ class DockerSandbox:
             self._at_work.discard(spec.sandbox_id)
 
     async def sweep(self, live: set[str]) -> int:
-        ours = {"label": f"{OWNER_LABEL}={self._owner}"}
-        found = await self._engine.ask(lambda api: api.containers(all=True, filters=ours))
+        found = [*await self._labelled(OWNER_LABEL), *await self._labelled(RESERVE_LABEL)]
         keep = live | self._at_work | self._idle.holder_ids
         dead = [container["Id"] for container in found if container["Labels"].get(SANDBOX_LABEL) not in keep]
         for container_id in dead:
             await self._remove(container_id)
         return len(dead)
 
+    async def _labelled(self, label: str) -> list[dict[str, Any]]:
+        ours = {"label": f"{label}={self._owner}"}
+        found: list[dict[str, Any]] = await self._engine.ask(lambda api: api.containers(all=True, filters=ours))
+        return found
+
     @contextlib.asynccontextmanager
     async def _running(
         self, spec: SandboxSpec, name: str, image: Image, started: Launch
     ) -> AsyncIterator[tuple[str, asyncio.StreamReader, asyncio.StreamWriter]]:
         """The container's id and streams, started. Leaving closes its stdin, at which its supervisor ends it all."""
-        holder = self._idle.take() if spec.limits.runtime in _SHARES_NETWORKS else None
+        holder = await self._usable_holder() if spec.limits.runtime in _SHARES_NETWORKS else None
         try:
             container_id = await self._create(spec, name, image, started, holder)
             async with self._engine.attached(name) as (reader, writer):
@@ -217,12 +220,26 @@ class DockerSandbox:
             if refused(error) not in (_NOT_FOUND, _CONFLICT):
                 log.warning("a container was not removed; the next sweep tries again", container=name, error=str(error))
 
+    async def _usable_holder(self) -> Holder | None:
+        """The network in reserve, if its container still runs: the engine may have been restarted meanwhile."""
+        holder = self._idle.take()
+        if holder is None:
+            return None
+        try:
+            state = (await self._engine.ask(lambda api: api.inspect_container(holder.container_id)))["State"]
+        except SandboxUnavailable:
+            state = {}
+        if state.get("Running"):
+            return holder
+        self._idle.leave(holder)
+        return None
+
     async def _make_holder(self) -> Holder:
         image = await self._image(self._default_image)
         holder_id = f"idle-{uuid.uuid4()}"
         self._at_work.add(holder_id)
         try:
-            config = holder_config(image, self._owner, holder_id, datetime.now(UTC) + _HOLDER_AGE)
+            config = holder_config(image, self._owner, holder_id)
             name = f"ridges-{holder_id}"
             created = await self._engine.ask(lambda api: api.create_container_from_config(config, name))
             stdin = await self._engine.attach(name)

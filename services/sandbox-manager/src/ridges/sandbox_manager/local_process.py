@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -179,7 +180,8 @@ async def supervised(
         supervisor = LocalSupervisor(process, *readers)
         yield supervisor
     finally:
-        process.kill()
+        if process.poll() is None:  # with its group: a child that has not yet asked to die with it would stay behind
+            os.killpg(process.pid, signal.SIGKILL)
         process.stdin.close()
         for transport in transports:
             transport.close()

@@ -7,8 +7,10 @@ nothing is left.
 
 import ctypes
 import os
+import signal
 import stat
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 _CLONE_NEWNS = 0x20000
@@ -44,6 +46,8 @@ class Stage:
             os.setgroups([])
             os.setresgid(uid, uid, uid)
             os.setresuid(uid, uid, uid)
+            with suppress(ProcessLookupError):  # the uid is this sandbox's alone: whoever else has it was left behind
+                os.kill(-1, signal.SIGKILL)
 
         return in_child
 

@@ -26,9 +26,13 @@ def runs_page(runs: RunList, costs: CostReport) -> bytes:
             f"{costs.total.requests:,} model calls, {costs.total.usage.total:,} tokens, {costs.total.cost_usd} USD.",
         ),
         tag(
-            "table",
-            tag("tr", *(tag("th", name, class_="number" if name in numbers else None) for name in head)),
-            *map(_run_line, runs.runs),
+            "div",
+            tag(
+                "table",
+                tag("tr", *(tag("th", name, class_="number" if name in numbers else None) for name in head)),
+                *map(_run_line, runs.runs),
+            ),
+            class_="list",
         )
         if runs.runs
         else tag("p", "No run yet. Start one with `ridges run -a AGENT.py -p PROBLEM`.", class_="quiet"),
@@ -75,10 +79,10 @@ def _run_line(run: RunRow) -> Markup:
 
 def _outcome(run: RunRow) -> Markup:
     if run.verdict is not None:
-        return join(tag("span", run.verdict, class_=run.verdict), f" ({run.cause})" if run.cause else None)
+        return join(tag("span", run.verdict, class_=run.verdict), f" ({_words(run.cause)})" if run.cause else None)
     if run.state in ENDED:
-        return tag("span", str(run.cause or run.state), class_="void")
-    return tag("span", str(run.state).replace("_", " "))
+        return tag("span", _words(run.cause or run.state), class_="void")
+    return tag("span", _words(run.state))
 
 
 def _facts(run: RunDetail) -> Markup:
@@ -92,8 +96,8 @@ def _facts(run: RunDetail) -> Markup:
     facts: list[tuple[str, Child]] = [
         ("run", tag("code", run.run_id)),
         ("agent", join(run.agent_name, " ", tag("code", run.agent))),
-        ("state", str(run.state)),
-        ("cause", f"{run.cause} (fault: {run.fault})" if run.cause else None),
+        ("state", _words(run.state)),
+        ("cause", f"{_words(run.cause)} (fault: {run.fault})" if run.cause else None),
         ("detail", run.detail),
         ("model", run.model),
         ("batch", run.batch_id),
@@ -143,6 +147,10 @@ def _tail(text: str | None) -> str | None:
     if text is None or len(text) <= TAIL_CHARS:
         return text
     return f"… {len(text) - TAIL_CHARS:,} characters before\n{text[-TAIL_CHARS:]}"
+
+
+def _words(name: str) -> str:
+    return str(name).replace("_", " ")
 
 
 def _time(time: datetime | None) -> str:

@@ -1,0 +1,68 @@
+"""Spans with the GenAI names, made from calls that have ended; nothing of it is there when it is off."""
+
+import subprocess
+import sys
+
+import pytest
+from unit.gateway.support import CLOCK, UNREACHABLE, ScriptedProvider, World, chat, completion, provider
+
+from ridges.gateway import errors
+from ridges.gateway.tracing import Tracing, TracingUnavailable
+
+
+@pytest.fixture
+def exporter():
+    pytest.importorskip("opentelemetry.sdk.trace", reason="the gateway's extra otel is not installed")
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    return InMemorySpanExporter()
+
+
+def spans_of(tracing, exporter):
+    tracing.close()
+    spans = exporter.get_finished_spans()
+    (call,) = [span for span in spans if span.parent is None]
+    return call, [span for span in spans if span.parent is not None]
+
+
+async def test_a_call_is_a_span_with_one_for_each_attempt(exporter):
+    tracing = Tracing(CLOCK, exporter)
+    bad = (provider("bad", weight=1e9), ScriptedProvider(lambda _: UNREACHABLE))
+    good = (provider("good", weight=1e-9), ScriptedProvider(lambda _: completion(prompt=10, output=5)))
+    async with World(bad, good, tracing=tracing).running() as world:
+        run_id = await world.run()
+        await world.pipeline.complete(run_id, chat(), lambda body: body)
+    call, (first, second) = spans_of(tracing, exporter)
+    assert call.name == "chat m"
+    assert call.attributes["gen_ai.operation.name"] == "chat"
+    assert call.attributes["gen_ai.request.model"] == "m"
+    assert (call.attributes["gen_ai.usage.input_tokens"], call.attributes["gen_ai.usage.output_tokens"]) == (10, 5)
+    assert call.attributes["ridges.run_id"] == run_id
+    assert call.attributes["ridges.cost_usd"] == "0.00003"
+    assert [span.attributes["gen_ai.provider.name"] for span in (first, second)] == ["bad", "good"]
+    assert first.attributes["error.type"] == "connect_error"
+    assert second.name == "chat served-m"
+    assert call.start_time <= first.start_time <= first.end_time <= call.end_time
+
+
+async def test_a_failed_call_is_an_error(exporter):
+    tracing = Tracing(CLOCK, exporter)
+    async with World((provider(), ScriptedProvider(lambda _: UNREACHABLE)), tracing=tracing).running() as world:
+        run_id = await world.run()
+        with pytest.raises(errors.ProviderFailed):
+            await world.pipeline.complete(run_id, chat(), lambda body: body)
+    call, attempts = spans_of(tracing, exporter)
+    assert call.attributes["error.type"] == "502"
+    assert not call.status.is_ok
+    assert len(attempts) == 1
+
+
+def test_without_the_packages_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
+    with pytest.raises(TracingUnavailable, match=r"install ridges-gateway\[otel\]"):
+        Tracing(CLOCK)
+
+
+def test_nothing_is_imported_when_it_is_off():
+    program = "import sys, ridges.gateway.app; sys.exit('opentelemetry' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
