@@ -53,10 +53,11 @@ layers: sync
 deps: sync
     infra/dev/deps.sh
 
-# figures for the documents; never pass or fail
+# figures for the documents, never pass or fail: ./just bench whole_runs.py --sandbox docker; without a name it lists them
 [group('check')]
+[no-exit-message]
 bench *args: sync
-    "{{bin}}/python" -m pytest tests/bench -s "$@"
+    @if [ $# -eq 0 ]; then cd tests/bench && ls *.py *.sh */compare.py */figures.py; else script=$1; shift; "{{bin}}/python" "tests/bench/$script" "$@"; fi
 
 # rewrite files to the house format
 [group('write')]

@@ -24,12 +24,14 @@ same() { [ "$(stamp_line "$1")" = "$(wanted_line "$1")" ]; }
 
 up_to_date() { [ -x .venv/bin/python ] && [ -x .venv-agent/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; }
 
-# usage: install ENVIRONMENT LOCK   A moved or broken environment is made again, a good one only brought up to date.
+# usage: install ENVIRONMENT LOCK [OPTION ...]   A moved or broken environment is made again, a good one only brought up to date.
 install() {
     if ! same 1 || ! "$1/bin/python" -c '' 2>/dev/null; then
         uv venv --quiet --clear --prompt ridges --python "${RIDGES_PYTHON:->=3.11}" "$1"
     fi
-    uv pip sync --quiet --python "$1" --require-hashes "$2"
+    environment=$1 lock=$2
+    shift 2
+    uv pip sync --quiet --python "$environment" --require-hashes "$@" "$lock"
 }
 
 install_members() {
@@ -55,7 +57,9 @@ if up_to_date; then exit 0; fi
 say "bringing .venv and .venv-agent up to date"
 . infra/dev/uv-env.sh
 trap '[ $? = 0 ] || say "uv could not do it; its words are above. Mend: check the network and the index settings, then run this again"' EXIT
-if ! same 1 || ! same 3 || ! [ -x .venv-agent/bin/python ]; then install .venv-agent "$agent_lock"; fi
+if ! same 1 || ! same 3 || ! [ -x .venv-agent/bin/python ]; then
+    install .venv-agent "$agent_lock" --compile-bytecode  # sandboxes see it read-only: each would compile what it imports
+fi
 if ! same 1 || ! same 2 || ! [ -x .venv/bin/python ]; then install .venv requirements.lock; fi
 install_members
 printf '%s\n' "$want" >"$stamp"

@@ -39,7 +39,7 @@ def world(tmp_path_factory):
 
 
 @schema.parametrize()
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @pytest.mark.timeout(120)
 def test_it_keeps_to_its_document(case, world):
     gateway, run_id, _ = world

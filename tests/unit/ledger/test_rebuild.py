@@ -64,10 +64,10 @@ def test_rebuilt_tables_equal_the_live_ones_over_any_events(script, batch, kept,
     [
         (
             "UPDATE runs SET cost_nano_usd = cost_nano_usd + 1",
-            f"runs run_id {RUN}: cost_nano_usd is 111 live, 110 rebuilt",
+            f"runs requested_position 1, run_id {RUN}: cost_nano_usd is 111 live, 110 rebuilt",
         ),
         ("DELETE FROM costs WHERE provider = 'p'", "only in the rebuilt tables"),
-        ("INSERT INTO closed_calls VALUES ('x', x'00')", "closed_calls run_id x: only in the live tables"),
+        ("INSERT INTO closed_calls VALUES (99, x'00')", "closed_calls stream 99: only in the live tables"),
         ("CREATE TABLE extra (a)", "extra"),
     ],
 )
@@ -115,7 +115,7 @@ async def test_tables_that_lie_are_found_replaced_and_kept(wired):
     wired.projections.connection.execute("UPDATE runs SET cost_nano_usd = 1")
     result = await result_of(wired.ledger.rebuilder.rebuild(verify=True))
     assert not result.ok
-    assert f"runs run_id {RUN}: cost_nano_usd is 1 live, 110 rebuilt" in result.findings[0].detail
+    assert f"runs requested_position 1, run_id {RUN}: cost_nano_usd is 1 live, 110 rebuilt" in result.findings[0].detail
     assert wired.queries.row(RUN).cost_nano_usd == 110
     assert (wired.config.state_dir / "differing-projections.sqlite").exists()
 

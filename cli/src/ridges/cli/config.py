@@ -106,7 +106,7 @@ def live_model(config: Config) -> str | None:
         if provider.get("kind") == "replay" or (key and not os.environ.get(str(key))) or not isinstance(models, list):
             continue
         for model in models:
-            if model.get("kind", "chat") == "chat":
+            if isinstance(model, dict) and model.get("kind", "chat") == "chat" and "name" in model:
                 return str(model["name"])
     return None
 

@@ -29,8 +29,8 @@ BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence",
 
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 DUPLICATE_IN_BATCH = 10201
-BATCH_INCOMPLETE = frozenset({10176, 10174})
-"""The server lost the start of the batch (it restarted): begin again."""
+BATCH_AGAIN = frozenset({10174, 10176, 10210})
+"""The server lost the start of the batch (it restarted), or too many batches are in flight: begin again."""
 
 REMEMBERED_STREAMS = 10_000
 
@@ -139,7 +139,7 @@ class _Attempt:
 
     async def _explain(self, error: APIError) -> int:
         """The position when the events are stored all the same; else raises what the rejection means."""
-        if isinstance(error, ServiceUnavailableError | ServerError) or error.err_code in BATCH_INCOMPLETE:
+        if isinstance(error, ServiceUnavailableError | ServerError) or error.err_code in BATCH_AGAIN:
             raise ServiceUnavailableError(code=503, err_code=error.err_code, description=error.description) from error
         if error.err_code in WRONG_LAST_SEQUENCE or error.err_code == DUPLICATE_IN_BATCH:
             stored, missing = await self._look_up()

@@ -116,7 +116,7 @@ def _get(tag: str, summary: str, answer: Json, *, errors: tuple[str, ...]) -> Js
 
 def _chat(tag: str) -> Json:
     operation = _post(tag, "Chat, buffered or streamed", "ChatRequest", {"type": "object"})
-    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": _TEXT}
+    operation["responses"]["200"]["content"]["text/event-stream"] = {"schema": {"description": "OpenAI chat chunks"}}
     return operation
 
 

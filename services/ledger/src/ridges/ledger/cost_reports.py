@@ -69,7 +69,7 @@ _MONEY = (
 )
 
 
-def _by_kind() -> str:
+def _money_by_kind() -> str:
     cells = "SELECT run_id, attempt, provider, model, day"
     kinds = [
         f"{cells}, '{kind}' AS token_kind, 0 AS requests, "
@@ -86,7 +86,7 @@ def _by_kind() -> str:
     return " UNION ALL ".join((*kinds, other, _OPEN_CALLS))
 
 
-_MONEY_BY_KIND = _by_kind()
+_MONEY_BY_KIND = _money_by_kind()
 
 
 def cost_report(connection: sqlite3.Connection, by: CostDimension, position: int) -> CostReport:
@@ -120,31 +120,38 @@ def _cost_row(row: tuple[object, ...]) -> CostRow:
     )
 
 
+_GROUP = ("costs.model", _AGENT, "costs.day")
+_RECORDED = ("requests", "input_tokens", "cached_input_tokens", "output_tokens", "reasoning_tokens", "cost_nano_usd")
+_FROM_ATTEMPTS = "FROM costs LEFT JOIN runs ON runs.run_id = costs.run_id WHERE costs.day >= ? AND outcome != 'refused'"
+
+_Group = tuple[str, str, str]
+"""Model, agent, day."""
+
+
 def repriced(
     connection: sqlite3.Connection, prices: PriceListPublished, since: str | None, position: int
 ) -> RepriceReport:
     """Every attempt priced again, rounded up by itself, as the gateway does: the same prices give the same sums."""
     rows = connection.execute(
-        "SELECT costs.model, " + _AGENT + ", day, provider, served_model, costs.requests, costs.input_tokens, "
-        "costs.cached_input_tokens, costs.output_tokens, costs.reasoning_tokens, costs.cost_nano_usd, usages "
-        "FROM costs LEFT JOIN runs ON runs.run_id = costs.run_id WHERE day >= ? AND outcome != 'refused'",
+        f"SELECT {', '.join(_GROUP)}, provider, served_model, usages = x'' AS no_tokens, "
+        f"{', '.join(f'sum(costs.{name})' for name in _RECORDED)} {_FROM_ATTEMPTS} GROUP BY 1, 2, 3, 4, 5, 6",
         (since or "",),
     )
-    groups: defaultdict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0] * 7)
+    rounded = _rounded(connection, prices, since)
+    groups: defaultdict[_Group, list[int]] = defaultdict(lambda: [0] * 7)
     unpriced: set[str] = set()
     kept = 0
-    for model, agent, day, provider, served, requests, *tokens, recorded, usages in rows:
+    for model, agent, day, provider, served, no_tokens, requests, *tokens, recorded in rows:
         name = f"{provider}/{served}"
         price = prices.prices.get(name)
-        if not usages:
+        if no_tokens or price is None:
+            unpriced.update(() if no_tokens else (name,))
             kept += recorded
             amount = recorded
-        elif price is None:
-            unpriced.add(name)
-            kept += recorded
-            amount = recorded
+        elif _needs_rounding(price):
+            amount = rounded[model, agent, day, name]
         else:
-            amount = _priced(tokens, usages, price)
+            amount = sum(count * each for count, each in zip(tokens, _by_kind(price), strict=True)) // TOKENS_PER_PRICE
         sums = groups[model, agent, day]
         for place, value in enumerate((requests, *tokens, recorded, amount)):
             sums[place] += value
@@ -161,17 +168,40 @@ def repriced(
     )
 
 
-def _priced(tokens: list[int], usages: bytes, price: TokenPrice) -> int:
-    """The sum over the attempts of the cost of each, rounded up."""
-    by_kind = (price.input, price.cached_input, price.output, price.reasoning)
-    if not any(each % TOKENS_PER_PRICE for each in by_kind):  # every product is whole: nothing is rounded
-        return sum(count * each for count, each in zip(tokens, by_kind, strict=True)) // TOKENS_PER_PRICE
+def _rounded(
+    connection: sqlite3.Connection, prices: PriceListPublished, since: str | None
+) -> dict[tuple[str, str, str, str], int]:
+    """By group and price: the sum over attempts whose cost may be no whole nano-USD, each rounded up."""
+    uneven = {name: price for name, price in prices.prices.items() if _needs_rounding(price)}
+    parts: defaultdict[tuple[str, str, str, str], list[bytes]] = defaultdict(list)
+    if uneven:
+        for model, agent, day, provider, served, usages in connection.execute(
+            f"SELECT {', '.join(_GROUP)}, provider, served_model, usages {_FROM_ATTEMPTS}",
+            (since or "",),
+        ):
+            name = f"{provider}/{served}"
+            if name in uneven:
+                parts[model, agent, day, name].append(usages)
+    return {key: _priced(b"".join(usages), uneven[key[3]]) for key, usages in parts.items()}
+
+
+def _priced(usages: bytes, price: TokenPrice) -> int:
+    fresh, cached, output, reasoning = _by_kind(price)
     counts = array("q", usages)
-    fresh, cached, output, reasoning = by_kind
     return -sum(
         -(i * fresh + c * cached + o * output + r * reasoning) // TOKENS_PER_PRICE
         for i, c, o, r in zip(counts[0::4], counts[1::4], counts[2::4], counts[3::4], strict=True)
     )
+
+
+def _by_kind(price: TokenPrice) -> tuple[int, int, int, int]:
+    """In the order of the columns."""
+    return price.input, price.cached_input, price.output, price.reasoning
+
+
+def _needs_rounding(price: TokenPrice) -> bool:
+    """Whether a product of tokens and price can be no whole nano-USD."""
+    return any(each % TOKENS_PER_PRICE for each in _by_kind(price))
 
 
 def _repriced_row(key: tuple[str, str, str], sums: list[int]) -> RepricedRow:

@@ -2,9 +2,10 @@
 
 import asyncio
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 from ridges.chassis.jetstream.bulk import RawEvent
 from ridges.chassis.ports import NamedBlobStore
@@ -19,6 +20,8 @@ from ridges.ledger.projections.apply import BulkProjections
 from ridges.ledger.projections.fold import ReplayClash
 from ridges.ledger.projections.replay import read_replay_part, replay_part
 from ridges.ledger.projections.schema import VERSION
+
+Result = TypeVar("Result")
 
 
 class Sealer:
@@ -80,7 +83,7 @@ class Sealer:
 
 def sealed_segments(store: NamedBlobStore) -> list[Segment]:
     """See ``archive.segments``."""
-    return asyncio.run(archive.segments(store))
+    return _awaited(archive.segments(store))
 
 
 def seal_log(
@@ -143,10 +146,10 @@ def rebuild_from_archive(
     try:
         for segment in segments:
             if whole_events or segment.replay_version != VERSION:
-                events = asyncio.run(archive.events_of(store, segment))
+                events = _awaited(archive.events_of(store, segment))
                 fold_chunks(tables, [_raw(segment, events)])
             else:
-                content = asyncio.run(archive.replay_of(store, segment))
+                content = _awaited(archive.replay_of(store, segment))
                 tables.replay(read_replay_part(content), segment.first, segment.last, segment.last_event_id)
             pace.add(segment.count)
         fold_chunks(tables, pace.over(tail))
@@ -210,8 +213,8 @@ class ArchiveProof:
         in_log, self._events = self._events, []
         same = digest_of(archive.packed(in_log)) == segment.content_digest
         try:
-            sealed = asyncio.run(archive.events_of(self._store, segment))
-            asyncio.run(archive.replay_of(self._store, segment))
+            sealed = _awaited(archive.events_of(self._store, segment))
+            _awaited(archive.replay_of(self._store, segment))
         except ArchiveDamaged as error:
             whose = "the log itself is as it was sealed" if same else "and the log is not as it was sealed either"
             self._find(
@@ -235,6 +238,19 @@ class ArchiveProof:
         self.findings.append(
             Finding(kind="archive", severity="error", detail=detail, position=position, event_id=event_id)
         )
+
+
+def _awaited(work: Awaitable[Result]) -> Result:
+    """The result. Not returned through ``asyncio.run``: when it puts the signal handler back, Python makes the ``repr``
+    of the task, and thereby of its result, which has megabytes here.
+    """
+    results: list[Result] = []
+
+    async def keep() -> None:
+        results.append(await work)
+
+    asyncio.run(keep())
+    return results[0]
 
 
 def _archived(raw: RawEvent) -> ArchivedEvent:

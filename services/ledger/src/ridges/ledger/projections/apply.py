@@ -70,8 +70,8 @@ class Projections:
     def close(self) -> None:
         self._connection.close()
 
-    def _load(self, run_id: str) -> storing.Sheet:
-        return storing.load(self._connection, run_id)
+    def _load(self, run_id: str, position: int) -> storing.Sheet:
+        return storing.load(self._connection, run_id, position)
 
 
 class BulkProjections:
@@ -136,8 +136,10 @@ class BulkProjections:
         storing.flush(self._connection, self._fold, self.position, self._event_id)
         self._since_flush = 0
 
-    def _load(self, run_id: str) -> storing.Sheet:
-        return storing.load(self._connection, run_id) if run_id in self._stored else storing.Sheet(run_id)
+    def _load(self, run_id: str, position: int) -> storing.Sheet:
+        if run_id in self._stored:
+            return storing.load(self._connection, run_id, position)
+        return storing.Sheet(run_id, position)
 
 
 @contextmanager

@@ -25,6 +25,8 @@ def _difference(left: sqlite3.Connection, right: sqlite3.Connection, table: str)
     info = left.execute(f"PRAGMA table_info({table})").fetchall()
     columns = [row[1] for row in info]
     key = [row[1] for row in sorted(info, key=lambda row: row[5]) if row[5]]
+    if "run_id" in columns and "run_id" not in key:
+        key.append("run_id")
     select = f"SELECT {', '.join((*key, *columns))} FROM {table} ORDER BY {', '.join(key)}"  # noqa: S608 - our own names
     for live, rebuilt in zip_longest(left.execute(select), right.execute(select)):
         if live == rebuilt:

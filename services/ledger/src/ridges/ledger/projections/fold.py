@@ -24,10 +24,20 @@ from ridges.ledger.projections.slim import (
 class Sheet:
     """What the fold knows of one run. ``record`` is None for a run that nobody requested."""
 
-    __slots__ = ("calls", "changed", "record", "run", "run_id", "stored")
+    __slots__ = ("calls", "changed", "known", "number", "record", "run", "run_id", "stored")
 
-    def __init__(self, run_id: str, record: RunRecord | None = None, calls: Calls | None = None) -> None:
-        self.run_id, self.record = run_id, record
+    def __init__(
+        self,
+        run_id: str,
+        number: int,
+        record: RunRecord | None = None,
+        calls: Calls | None = None,
+        *,
+        known: bool = False,
+    ) -> None:
+        self.run_id, self.number, self.record = run_id, number, record
+        self.known = known
+        """The table of streams has it. ``number`` is the position of its first event."""
         self.calls = calls or Calls()
         self.run: Run | None = None if record is None else runs.run_of(record)
         self.stored = record is not None
@@ -39,7 +49,7 @@ class Sheet:
 class Fold:
     """The state in memory, written to the tables by ``Projections``."""
 
-    def __init__(self, load: Callable[[str], Sheet]) -> None:
+    def __init__(self, load: Callable[[str, int], Sheet]) -> None:
         self._load = load
         self.sheets: dict[str, Sheet] = {}
         """Runs at hand; others are loaded when an event of theirs comes."""
@@ -72,7 +82,7 @@ class Fold:
             if isinstance(event, ev.PriceListPublished):
                 self.price_lists.setdefault(event.price_list, (position, codec.encode(event)))
                 return
-            sheet = self._sheet(run_id)
+            sheet = self._sheet(run_id, position)
         if sheet.record is None and isinstance(event, ev.RunRequested):
             sheet.record = runs.begin(event, position)
             sheet.run = runs.run_of(sheet.record)
@@ -97,7 +107,7 @@ class Fold:
                 continue
             sheet = self.dirty.get(run_id)
             if sheet is None:
-                sheet = self._sheet(run_id)
+                sheet = self._sheet(run_id, part.first_position)
             if kind is FinishedCalls:
                 _add_finished(sheet, item)  # type: ignore[arg-type]
             else:
@@ -106,10 +116,10 @@ class Fold:
         if sheet is not None and sheet.record is not None:
             sheet.record.position = last
 
-    def _sheet(self, run_id: str) -> Sheet:
+    def _sheet(self, run_id: str, position: int) -> Sheet:
         sheet = self.sheets.get(run_id)
         if sheet is None:
-            sheet = self.sheets[run_id] = self._load(run_id)
+            sheet = self.sheets[run_id] = self._load(run_id, position)
         self.dirty[run_id] = sheet
         return sheet
 

@@ -18,11 +18,11 @@ def replay_part(events: Iterable[tuple[int, str, bytes]]) -> bytes:
     for position, stream_id, content in events:
         stream = streams.get(stream_id)
         if stream is None:
-            stream = streams[stream_id] = _Stream()
+            stream = streams[stream_id] = _Stream(position)
         stream.add(position, content)
     return msgspec.msgpack.encode(
         [
-            RunReplay(run_id=stream_id, last_position=stream.last, items=stream.finished())
+            RunReplay(run_id=stream_id, first_position=stream.first, last_position=stream.last, items=stream.finished())
             for stream_id, stream in streams.items()
         ]
     )
@@ -36,9 +36,9 @@ def read_replay_part(content: bytes) -> list[RunReplay]:
 class _Stream:
     """One stream's items; what was reserved and finished since the last other event is held back to be added up."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int) -> None:
         self.items: list[ReplayItem] = []
-        self.last = 0
+        self.first = self.last = first
         self._reserved: dict[str, SlimReserved] = {}
         self._outcomes: list[ev.InferenceMade | ev.InferenceFailed] = []
         self._finished: set[str] = set()

@@ -77,10 +77,10 @@ SUMS = (
 _SELECT = f"SELECT {', '.join(COLUMNS)} FROM runs WHERE run_id = ?"  # noqa: S608 - our own column names
 _STORE = (
     f"INSERT INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608
-    f"ON CONFLICT (run_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[2:])}"
+    f"ON CONFLICT (requested_position) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[2:])}"
 )
-_STORE_SUMS = f"UPDATE runs SET {', '.join(f'{name} = ?' for name in SUMS)} WHERE run_id = ?"  # noqa: S608
-_sums_of = attrgetter(*SUMS, "run_id")
+_STORE_SUMS = f"UPDATE runs SET {', '.join(f'{name} = ?' for name in SUMS)} WHERE requested_position = ?"  # noqa: S608
+_sums_of = attrgetter(*SUMS, "requested_position")
 
 
 def load(connection: sqlite3.Connection, run_id: str) -> RunRecord | None:

@@ -4,10 +4,11 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-VERSION = 2
+VERSION = 3
 """Raise it when a table or the meaning of a column changes: the next start builds everything again from the log,
 while reads go on with what is there."""
 
+# Active runs stand side by side: rows are ordered by the position of their stream's first event, not by random ids.
 TABLES = """
 CREATE TABLE checkpoint (
     only INTEGER PRIMARY KEY CHECK (only = 1),
@@ -16,9 +17,14 @@ CREATE TABLE checkpoint (
 );
 INSERT INTO checkpoint VALUES (1, 0, NULL);
 
+CREATE TABLE streams (
+    number INTEGER PRIMARY KEY,
+    run_id TEXT NOT NULL UNIQUE
+);
+
 CREATE TABLE runs (
-    run_id TEXT PRIMARY KEY,
-    requested_position INTEGER NOT NULL UNIQUE,
+    run_id TEXT NOT NULL UNIQUE,
+    requested_position INTEGER PRIMARY KEY,
     position INTEGER NOT NULL,
     problem TEXT NOT NULL,
     agent TEXT NOT NULL,
@@ -55,12 +61,13 @@ CREATE TABLE runs (
     tests BLOB NOT NULL,
     flagged BLOB NOT NULL,
     mended BLOB NOT NULL
-) WITHOUT ROWID;
+);
 CREATE INDEX runs_by_state ON runs (state, requested_position);
 CREATE INDEX runs_by_problem ON runs (problem, requested_position);
 CREATE INDEX runs_by_batch ON runs (batch_id, requested_position);
 
 CREATE TABLE calls (
+    stream INTEGER NOT NULL,
     run_id TEXT NOT NULL,
     call_id TEXT NOT NULL,
     status TEXT NOT NULL,
@@ -69,15 +76,16 @@ CREATE TABLE calls (
     reserved_nano_usd INTEGER NOT NULL,
     reserved_at TEXT,
     settled BLOB,
-    PRIMARY KEY (run_id, call_id)
+    PRIMARY KEY (stream, call_id)
 ) WITHOUT ROWID;
 
 CREATE TABLE closed_calls (
-    run_id TEXT PRIMARY KEY,
+    stream INTEGER PRIMARY KEY,
     call_ids BLOB NOT NULL
-) WITHOUT ROWID;
+);
 
 CREATE TABLE costs (
+    stream INTEGER NOT NULL,
     run_id TEXT NOT NULL,
     attempt INTEGER NOT NULL,
     provider TEXT NOT NULL,
@@ -100,7 +108,7 @@ CREATE TABLE costs (
     output_nano_usd INTEGER NOT NULL,
     reasoning_nano_usd INTEGER NOT NULL,
     usages BLOB NOT NULL,
-    PRIMARY KEY (run_id, attempt, provider, served_model, model, day, price_list, outcome, estimated)
+    PRIMARY KEY (stream, attempt, provider, served_model, model, day, price_list, outcome, estimated)
 ) WITHOUT ROWID;
 
 CREATE TABLE price_lists (

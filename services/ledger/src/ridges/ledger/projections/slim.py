@@ -118,6 +118,7 @@ class RunReplay(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Everything of one stream within a segment, in order."""
 
     run_id: str
+    first_position: int
     last_position: int
     items: list[ReplayItem]
 

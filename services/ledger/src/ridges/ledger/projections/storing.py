@@ -11,19 +11,19 @@ from ridges.ledger.projections.costs import AMOUNTS, Call, Calls, Settlement
 from ridges.ledger.projections.fold import Fold
 from ridges.ledger.projections.fold import Sheet as Sheet  # noqa: PLC0414 - what load gives
 
-CELL_KEY = ("run_id", "attempt", "provider", "served_model", "model", "day", "price_list", "outcome", "estimated")
+CELL_KEY = ("stream", "attempt", "provider", "served_model", "model", "day", "price_list", "outcome", "estimated")
 SEPARATOR = b"\n"
 """Between call ids; one inside an id is escaped."""
 
 _ADD_CELL = (
-    f"INSERT INTO costs ({', '.join((*CELL_KEY, *AMOUNTS))}, usages) "  # noqa: S608 - our own column names
-    f"VALUES ({', '.join('?' * (len(CELL_KEY) + len(AMOUNTS) + 1))}) ON CONFLICT ({', '.join(CELL_KEY)}) DO UPDATE SET "
+    f"INSERT INTO costs ({', '.join((*CELL_KEY, *AMOUNTS))}, run_id, usages) "  # noqa: S608 - our own column names
+    f"VALUES ({', '.join('?' * (len(CELL_KEY) + len(AMOUNTS) + 2))}) ON CONFLICT ({', '.join(CELL_KEY)}) DO UPDATE SET "
     f"{', '.join(f'{name} = {name} + excluded.{name}' for name in AMOUNTS)}, "
     "usages = CAST(usages || excluded.usages AS BLOB)"
 )
 _CLOSE = (
     "INSERT INTO closed_calls VALUES (?, ?) "
-    "ON CONFLICT (run_id) DO UPDATE SET call_ids = CAST(call_ids || excluded.call_ids AS BLOB)"
+    "ON CONFLICT (stream) DO UPDATE SET call_ids = CAST(call_ids || excluded.call_ids AS BLOB)"
 )
 _settlement = msgspec.json.Decoder(Settlement)
 
@@ -31,6 +31,10 @@ _settlement = msgspec.json.Decoder(Settlement)
 def flush(connection: sqlite3.Connection, fold: Fold, position: int, event_id: str | None) -> None:
     """Write everything that changed, and the checkpoint. The transaction is the caller's."""
     dirty = fold.dirty
+    connection.executemany(
+        "INSERT INTO streams VALUES (?, ?)",
+        ((sheet.number, sheet.run_id) for sheet in dirty.values() if not sheet.known),
+    )
     records = [sheet for sheet in dirty.values() if sheet.record is not None]
     runs.store(
         connection,
@@ -40,8 +44,8 @@ def flush(connection: sqlite3.Connection, fold: Fold, position: int, event_id: s
         connection,
         (sheet.record for sheet in records if sheet.record is not None and sheet.stored and not sheet.changed),
     )
-    connection.executemany("DELETE FROM calls WHERE run_id = ? AND call_id = ?", _gone_calls(fold))
-    connection.executemany("REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _open_calls(fold))
+    connection.executemany("DELETE FROM calls WHERE stream = ? AND call_id = ?", _gone_calls(fold))
+    connection.executemany("REPLACE INTO calls VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _open_calls(fold))
     connection.executemany(_CLOSE, _closed_calls(fold))
     connection.executemany(_ADD_CELL, _cells(fold))
     connection.executemany(
@@ -52,7 +56,7 @@ def flush(connection: sqlite3.Connection, fold: Fold, position: int, event_id: s
     )
     connection.execute("UPDATE checkpoint SET position = ?, event_id = ?", (position, event_id))
     for sheet in dirty.values():
-        sheet.stored, sheet.changed = sheet.record is not None, False
+        sheet.known, sheet.stored, sheet.changed = True, sheet.record is not None, False
         calls = sheet.calls
         calls.touched.clear()
         calls.newly_closed.clear()
@@ -73,16 +77,21 @@ def keep_newest(fold: Fold, kept: int) -> None:
             del sheets[run_id]
 
 
-def load(connection: sqlite3.Connection, run_id: str) -> Sheet:
-    """What the tables have of the run; an empty sheet when that is nothing."""
+def load(connection: sqlite3.Connection, run_id: str, position: int) -> Sheet:
+    """What the tables have of the run; an empty sheet when that is nothing, the position is its first event's then."""
+    row = connection.execute("SELECT number FROM streams WHERE run_id = ?", (run_id,)).fetchone()
+    if row is None:
+        return Sheet(run_id, position)
+    number: int = row[0]
     record = runs.load(connection, run_id)
     rows = connection.execute(
-        "SELECT call_id, status, attempt, model, reserved_nano_usd, reserved_at, settled FROM calls WHERE run_id = ?",
-        (run_id,),
+        "SELECT call_id, status, attempt, model, reserved_nano_usd, reserved_at, settled FROM calls WHERE stream = ?",
+        (number,),
     )
     open_calls = {row[0]: _call(row[1:]) for row in rows}
-    closed = connection.execute("SELECT call_ids FROM closed_calls WHERE run_id = ?", (run_id,)).fetchone()
-    return Sheet(run_id, record, Calls(open_calls, set() if closed is None else _call_ids(closed[0])))
+    closed = connection.execute("SELECT call_ids FROM closed_calls WHERE stream = ?", (number,)).fetchone()
+    calls = Calls(open_calls, set() if closed is None else _call_ids(closed[0]))
+    return Sheet(run_id, number, record, calls, known=True)
 
 
 def _call(row: tuple[object, ...]) -> Call:
@@ -97,12 +106,12 @@ def _call(row: tuple[object, ...]) -> Call:
     )
 
 
-def _gone_calls(fold: Fold) -> Iterator[tuple[str, str]]:
-    for run_id, sheet in fold.dirty.items():
+def _gone_calls(fold: Fold) -> Iterator[tuple[int, str]]:
+    for sheet in fold.dirty.values():
         calls = sheet.calls
         for call_id in calls.touched:
             if call_id not in calls.open:
-                yield run_id, call_id
+                yield sheet.number, call_id
 
 
 def _open_calls(fold: Fold) -> Iterator[tuple[object, ...]]:
@@ -112,6 +121,7 @@ def _open_calls(fold: Fold) -> Iterator[tuple[object, ...]]:
             call = calls.open.get(call_id)
             if call is not None:
                 yield (
+                    sheet.number,
                     run_id,
                     call_id,
                     call.status,
@@ -123,21 +133,24 @@ def _open_calls(fold: Fold) -> Iterator[tuple[object, ...]]:
                 )
 
 
-def _closed_calls(fold: Fold) -> Iterator[tuple[str, bytes]]:
-    for run_id, sheet in fold.dirty.items():
+def _closed_calls(fold: Fold) -> Iterator[tuple[int, bytes]]:
+    for sheet in fold.dirty.values():
         newly = sheet.calls.newly_closed
         if newly:
-            yield run_id, b"".join(map(_call_id_bytes, newly))
+            yield sheet.number, _call_ids_bytes(newly)
 
 
 def _cells(fold: Fold) -> Iterator[tuple[object, ...]]:
     for run_id, sheet in fold.dirty.items():
         for key, cell in sheet.calls.cells.items():
-            yield (run_id, *key, *cell.sums, cell.usages.tobytes())
+            yield (sheet.number, *key, *cell.sums, run_id, cell.usages.tobytes())
 
 
-def _call_id_bytes(call_id: str) -> bytes:
-    return call_id.encode("utf-8", "surrogatepass").replace(b"\\", b"\\\\").replace(SEPARATOR, b"\\n") + SEPARATOR
+def _call_ids_bytes(call_ids: list[str]) -> bytes:
+    joined = "\n".join(call_ids)
+    if "\\" in joined or joined.count("\n") != len(call_ids) - 1:
+        joined = "\n".join(call_id.replace("\\", "\\\\").replace("\n", "\\n") for call_id in call_ids)
+    return joined.encode("utf-8", "surrogatepass") + SEPARATOR
 
 
 def _call_ids(content: bytes) -> set[str]:
