@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import structlog
 from conformance.isolation_suite import IsolationSuite
 from conformance.proxy_path_suite import ProxyPathSuite
 from conformance.sandbox_suite import SandboxSuite
@@ -117,27 +118,55 @@ class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
 
         async def one_is_there():
             async with asyncio.timeout(20):
-                while not (found := await asyncio.to_thread(in_reserve)):  # noqa: ASYNC110
+                while sandbox._idle._idle is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            return found
+            return sandbox._idle._idle.container_id
 
         await sandbox.run(sandbox_spec("true"), asyncio.Event())
-        (first,) = await one_is_there()
+        first = await one_is_there()
         running = asyncio.create_task(sandbox.run(sandbox_spec("sleep", "4"), asyncio.Event()))
         async with asyncio.timeout(20):
             while not (at_work := await asyncio.to_thread(owned_by, owner)):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         assert docker("inspect", "-f", "{{.HostConfig.NetworkMode}}", at_work[0]) == f"container:{first}"
         assert (await running).exit.exit_code == 0
-        assert first not in await one_is_there(), "a network that had a tenant"
+        assert first != await one_is_there(), "a network that had a tenant"
         assert await sandbox.sweep(set()) == 0, "the reserve is no leftover"
         await sandbox.close()
         assert in_reserve() == []
 
+    async def test_sweeps_meanwhile_do_not_take_a_network_away(self, sandbox, owner):
+        async def sweeping():
+            while True:
+                assert await sandbox.sweep(set()) == 0
+                await asyncio.sleep(0)
+
+        sweeps = asyncio.create_task(sweeping())
+        with structlog.testing.capture_logs() as said:
+            for _ in range(6):
+                assert (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log == b"fine\n"
+                await asyncio.sleep(0.4)
+        assert not sweeps.done(), sweeps.exception()
+        sweeps.cancel()
+        assert said == []
+
+    async def test_a_reserve_that_cannot_be_joined_costs_the_start_and_not_the_run(self, sandbox, owner, monkeypatch):
+        await sandbox.run(sandbox_spec("true"), asyncio.Event())
+        async with asyncio.timeout(20):
+            while sandbox._idle._idle is None:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        docker("rm", "-f", sandbox._idle._idle.container_id)
+
+        async def unseen():
+            return sandbox._idle.take()
+
+        monkeypatch.setattr(sandbox, "_usable_holder", unseen)
+        assert (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log == b"fine\n"
+
     async def test_a_reserve_whose_holder_died_costs_the_start_and_not_the_run(self, sandbox, owner):
         await sandbox.run(sandbox_spec("true"), asyncio.Event())
         async with asyncio.timeout(20):
-            while not sandbox._idle.holder_ids:  # noqa: ASYNC110
+            while sandbox._idle._idle is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         docker("rm", "-f", sandbox._idle._idle.container_id)
         assert (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log == b"fine\n"

@@ -12,14 +12,18 @@ COST, NO_ANSWER, REFUSED, FAILED, ESTIMATED, SETTLED, RESERVED = range(5, AMOUNT
 
 def independent_costs(events):
     """(dimension, key) -> amounts, folded call by call; no rows of zeros."""
-    runs, calls, attempts, reserved_in, refusals = {}, {}, {}, {}, []
+    runs, calls, attempts, reserved_in, refusals, ended = {}, {}, {}, {}, [], set()
     for event in events:
         run_attempt = attempts.get(event.run_id, 0)
         if isinstance(event, ev.RunRequested):
             runs.setdefault(event.run_id, event)
-        elif isinstance(event, ev.AgentStarted):
-            if event.run_id in runs:
+        elif isinstance(event, ev.RunCancelled | ev.TestsFinished | ev.AgentStarted):
+            if event.run_id not in runs or event.run_id in ended:
+                continue  # it changes nothing
+            if isinstance(event, ev.AgentStarted):
                 attempts[event.run_id] = max(run_attempt, event.attempt)
+            else:
+                ended.add(event.run_id)
         elif isinstance(event, ev.InferenceRefused):
             refusals.append((event, run_attempt))
         elif hasattr(event, "call_id"):

@@ -22,6 +22,8 @@ from ridges.ledger.passes.reporting import PassFailed
 from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
 from ridges.ledger.passes.verify import verify
 from ridges.ledger.projections.compare import first_difference
+from ridges.ledger.projections.replay import read_replay_part
+from ridges.ledger.projections.slim import Whole, WholeRun
 
 NOW = datetime(2026, 2, 1, tzinfo=UTC)
 
@@ -160,6 +162,30 @@ def test_a_description_that_was_changed_is_found(tmp_path, damage, told):
     damage(tmp_path / "named" / segments[1].name)
     [first, *_] = archive_findings(store, list(map(raw_of, log)))
     assert told in first.detail
+
+
+def test_a_run_that_is_whole_within_a_segment_is_one_item_and_late_events_still_count(tmp_path):
+    author, store = Author(), MemoryBlobStore()
+    whole = a_whole_run(author)[:4] + a_whole_run(author)[5:7]
+    log = recorded(*whole, *a_whole_run(author, OTHER_RUN)[:5], author.made("late"), author.started(OTHER_RUN, 2))
+    seal(store, log[:11])
+    [segment] = sealed_segments(store)
+    parts = read_replay_part(asyncio.run(archive.replay_of(store, segment)))
+    assert [(part.run_id, type(part.items[0])) for part in parts] == [(RUN, WholeRun), (OTHER_RUN, Whole)]
+    seal(store, log)
+    live_tables(tmp_path / "live", log)
+    again(store, log, tmp_path / "again")
+    assert first_difference(tmp_path / "live", tmp_path / "again") is None
+
+
+def test_a_run_with_events_before_its_request_is_folded_event_by_event(tmp_path):
+    author, store = Author(), MemoryBlobStore()
+    log = recorded(author.made("early"), *a_whole_run(author)[:4], *a_whole_run(author)[5:7])
+    seal(store, log[:1])
+    seal(store, log)
+    live_tables(tmp_path / "live", log)
+    assert again(store, log, tmp_path / "again").ok
+    assert first_difference(tmp_path / "live", tmp_path / "again") is None
 
 
 def test_a_replay_part_of_other_tables_is_not_used(tmp_path, monkeypatch):

@@ -38,7 +38,9 @@ attempts = st.lists(
 )
 steps = st.lists(
     st.tuples(
-        st.sampled_from(["reserved", "made", "failed", "settled", "recorded", "refused", "requested", "started"]),
+        st.sampled_from(
+            ["reserved", "made", "failed", "settled", "recorded", "refused", "requested", "started", "patched", "ended"]
+        ),
         st.sampled_from(RUNS),
         st.sampled_from(["c1", "c2", "c3"]),
         st.sampled_from(["model-a", "model-b"]),
@@ -61,6 +63,10 @@ def events_of(script):
                 yield author.requested(
                     run_id, problem_id=f"p{number % 2}", agent_name=f"a{number % 2}.py", batch_id=batch_id
                 )
+            case "patched":
+                yield author.patched(run_id, attempt=1 + cost % 3)
+            case "ended":
+                yield author.tested(run_id) if cost % 2 else author.event(ev.RunCancelled, run_id, reason="enough")
             case "started":
                 yield author.started(run_id, 1 + cost % 3)
             case "reserved":

@@ -17,7 +17,7 @@ from ridges.contracts.blobs import BlobRef, digest_of
 from ridges.ledger.errors import LedgerError
 
 if sys.version_info >= (3, 14):
-    from compression import zstd
+    from compression import zstd  # deptry: ignore[DEP001] - in the standard library since 3.14
 else:
     from backports import zstd
 

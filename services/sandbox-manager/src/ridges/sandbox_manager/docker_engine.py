@@ -116,8 +116,9 @@ class DockerSandbox:
             self._at_work.discard(spec.sandbox_id)
 
     async def sweep(self, live: set[str]) -> int:
+        before = self._at_work | self._idle.holder_ids  # what ends while the engine is asked is no leftover
         found = [*await self._labelled(OWNER_LABEL), *await self._labelled(RESERVE_LABEL)]
-        keep = live | self._at_work | self._idle.holder_ids
+        keep = live | before | self._at_work | self._idle.holder_ids
         dead = [container["Id"] for container in found if container["Labels"].get(SANDBOX_LABEL) not in keep]
         for container_id in dead:
             await self._remove(container_id)
@@ -134,22 +135,40 @@ class DockerSandbox:
     ) -> AsyncIterator[tuple[str, asyncio.StreamReader, asyncio.StreamWriter]]:
         """The container's id and streams, started. Leaving closes its stdin, at which its supervisor ends it all."""
         holder = await self._usable_holder() if spec.limits.runtime in _SHARES_NETWORKS else None
-        try:
-            container_id = await self._create(spec, name, image, started, holder)
-            async with self._engine.attached(name) as (reader, writer):
+        async with contextlib.AsyncExitStack() as streams:
+            try:
                 try:
-                    await self._engine.ask(lambda api: api.start(name))
-                except SandboxUnavailable as error:
-                    raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
+                    running = await self._start(spec, name, image, started, holder, streams)
+                except SandboxFailed as error:
+                    if holder is None:
+                        raise
+                    log.warning("the network in reserve could not be joined", run_id=spec.run_id, error=str(error))
+                    await streams.aclose()
+                    await self._remove(name)
+                    running = await self._start(spec, name, image, started, None, streams)
+            finally:
                 if holder:
                     self._idle.leave(holder)
-                    holder = None
-                if self._keeps_idle and len(self._at_work) < self._engine.cpus:
-                    self._idle.replenish()
-                yield container_id, reader, writer
-        finally:
-            if holder:
-                self._idle.leave(holder)
+            if self._keeps_idle and len(self._at_work) < self._engine.cpus:
+                self._idle.replenish()
+            yield running
+
+    async def _start(
+        self,
+        spec: SandboxSpec,
+        name: str,
+        image: Image,
+        started: Launch,
+        holder: Holder | None,
+        streams: contextlib.AsyncExitStack,
+    ) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
+        container_id = await self._create(spec, name, image, started, holder)
+        reader, writer = await streams.enter_async_context(self._engine.attached(name))
+        try:
+            await self._engine.ask(lambda api: api.start(name))
+        except SandboxUnavailable as error:
+            raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
+        return container_id, reader, writer
 
     async def _create(self, spec: SandboxSpec, name: str, image: Image, started: Launch, holder: Holder | None) -> str:
         config = container_config(

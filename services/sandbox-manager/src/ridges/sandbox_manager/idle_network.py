@@ -43,17 +43,21 @@ class IdleNetwork:
         """
         self._make, self._gone = make, gone
         self._idle: Holder | None = None
+        self._theirs: set[str] = set()
+        """Holders that were taken and are not yet gone."""
         self._making: asyncio.Task[None] | None = None
         self._leaving: set[asyncio.Task[None]] = set()
 
     @property
     def holder_ids(self) -> set[str]:
         """What a sweep must leave alone."""
-        return {self._idle.holder_id} if self._idle else set()
+        return self._theirs | ({self._idle.holder_id} if self._idle else set())
 
     def take(self) -> Holder | None:
         """The one in reserve; the caller lets it go by ``leave``."""
         taken, self._idle = self._idle, None
+        if taken:
+            self._theirs.add(taken.holder_id)
         return taken
 
     def leave(self, holder: Holder) -> None:
@@ -61,7 +65,7 @@ class IdleNetwork:
         holder.let_go()
         task: asyncio.Task[None] = asyncio.create_task(self._gone(holder))
         self._leaving.add(task)
-        task.add_done_callback(self._left)
+        task.add_done_callback(lambda done: self._left(holder, done))
 
     def replenish(self) -> None:
         """Begin to make one, unless there is one or one is being made."""
@@ -84,8 +88,9 @@ class IdleNetwork:
         finally:
             self._making = None
 
-    def _left(self, task: "asyncio.Task[None]") -> None:
+    def _left(self, holder: Holder, task: "asyncio.Task[None]") -> None:
         self._leaving.discard(task)
+        self._theirs.discard(holder.holder_id)
         with contextlib.suppress(asyncio.CancelledError):
             if error := task.exception():
                 log.warning("a network's holder was not removed; the next sweep tries again", error=str(error))

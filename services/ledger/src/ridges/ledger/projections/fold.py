@@ -18,6 +18,7 @@ from ridges.ledger.projections.slim import (
     SlimRefused,
     SlimReserved,
     Whole,
+    WholeRun,
 )
 
 
@@ -110,6 +111,8 @@ class Fold:
                 sheet = self._sheet(run_id, part.first_position)
             if kind is FinishedCalls:
                 _add_finished(sheet, item)  # type: ignore[arg-type]
+            elif kind is WholeRun:
+                _take_over(sheet, item)  # type: ignore[arg-type]
             else:
                 self._by_type[kind](sheet, item)
         sheet = self.dirty.get(run_id)
@@ -151,6 +154,17 @@ def _add_finished(sheet: Sheet, finished: FinishedCalls) -> None:
         record.output_tokens += output
         record.reasoning_tokens += reasoning
         record.cost_nano_usd += cost
+
+
+def _take_over(sheet: Sheet, whole: WholeRun) -> None:
+    if sheet.known or sheet.record is not None or sheet.calls.closed or sheet.calls.open:
+        raise ReplayClash(f"run {sheet.run_id}: it has events before it was requested")
+    record = RunRecord(**dict(zip(runs.COLUMNS, whole.record, strict=True)))
+    sheet.record, sheet.run, sheet.changed = record, runs.run_of(record), True
+    sheet.calls.closed.update(whole.call_ids)
+    sheet.calls.newly_closed.extend(whole.call_ids)
+    for key, sums, usages in whole.cells:
+        sheet.calls.add_cell(key, sums, usages)
 
 
 def _attempt(sheet: Sheet) -> int:

@@ -1,4 +1,4 @@
-"""Makes the replay part of an archive segment: events grouped by run, finished calls already added up."""
+"""Makes the replay part of an archive segment: events by run; what is finished within the segment is added up."""
 
 from collections.abc import Iterable
 
@@ -6,8 +6,19 @@ import msgspec
 
 from ridges.contracts import codec
 from ridges.contracts import events as ev
+from ridges.contracts.lifecycle import ENDED, RunState
 from ridges.ledger.projections.costs import Calls
-from ridges.ledger.projections.slim import FinishedCalls, ReplayItem, RunReplay, SlimCell, SlimReserved, Whole, slim
+from ridges.ledger.projections.fold import Fold, Sheet
+from ridges.ledger.projections.slim import (
+    FinishedCalls,
+    ReplayItem,
+    RunReplay,
+    SlimCell,
+    SlimReserved,
+    Whole,
+    WholeRun,
+    slim,
+)
 
 _decoder = msgspec.msgpack.Decoder(list[RunReplay])
 
@@ -38,6 +49,8 @@ class _Stream:
 
     def __init__(self, first: int) -> None:
         self.items: list[ReplayItem] = []
+        self._fold: Fold | None = Fold(Sheet)
+        """All of the stream so far; None once that cannot be a whole run."""
         self.first = self.last = first
         self._reserved: dict[str, SlimReserved] = {}
         self._outcomes: list[ev.InferenceMade | ev.InferenceFailed] = []
@@ -49,7 +62,12 @@ class _Stream:
             event = codec.decode(content)
         except codec.UndecodableEvent:
             self._whole(position, content)
+            self._fold = None
             return
+        if position == self.first and not isinstance(event, ev.RunRequested):
+            self._fold = None
+        if self._fold is not None:
+            self._fold.fold(position, event)
         match event:
             case ev.InferenceReserved() if event.call_id not in self._reserved and event.call_id not in self._finished:
                 reserved = slim(event)
@@ -68,8 +86,10 @@ class _Stream:
                     self.items.append(short)
 
     def finished(self) -> list[ReplayItem]:
+        """What stands for the stream."""
         self._flush()
-        return self.items
+        whole = None if self._fold is None else _whole_run(self._fold)
+        return self.items if whole is None else [whole]
 
     def _whole(self, position: int, content: bytes) -> None:
         self._flush()
@@ -82,6 +102,20 @@ class _Stream:
             self._finished = set()
         self.items += self._reserved.values()
         self._reserved = {}
+
+
+def _whole_run(fold: Fold) -> WholeRun | None:
+    """None for a run that goes on, or has calls without an outcome."""
+    [sheet] = fold.dirty.values()
+    calls, record = sheet.calls, sheet.record
+    assert record is not None
+    if RunState(record.state) not in ENDED or calls.open:
+        return None
+    return WholeRun(
+        record=list(msgspec.structs.astuple(record)),
+        call_ids=calls.newly_closed,
+        cells=[(key, tuple(cell.sums), cell.usages.tobytes()) for key, cell in calls.cells.items()],
+    )
 
 
 def _added_up(outcomes: list[ev.InferenceMade | ev.InferenceFailed]) -> FinishedCalls:

@@ -5,7 +5,7 @@ segment whole.
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -110,8 +110,18 @@ class FinishedCalls(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=
     cells: list[SlimCell]
 
 
+class WholeRun(msgspec.Struct, frozen=True, array_like=True, gc=False, tag=6):
+    """A run from its request to its end, all within one segment: what its events come to."""
+
+    record: list[Any]
+    """Fields of ``RunRecord``."""
+    call_ids: list[str]
+    cells: list[tuple[tuple[int, str, str, str, str, str, str, int], tuple[int, ...], bytes]]
+    """Key, sums and usages of each cell."""
+
+
 SlimEvent = SlimReserved | SlimMade | SlimFailed | SlimRefused
-ReplayItem = Whole | SlimReserved | SlimMade | SlimFailed | SlimRefused | FinishedCalls
+ReplayItem = Whole | SlimReserved | SlimMade | SlimFailed | SlimRefused | FinishedCalls | WholeRun
 
 
 class RunReplay(msgspec.Struct, frozen=True, array_like=True, gc=False):
