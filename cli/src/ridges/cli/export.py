@@ -7,7 +7,6 @@ import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +96,8 @@ def _cell(value: object) -> object:
 def parquet(records: Sequence[Record]) -> bytes:
     """Needs pyarrow, an optional extra."""
     try:
-        pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
+        import pyarrow as pa  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import pyarrow.parquet as pq  # type: ignore[import-not-found,import-untyped,unused-ignore]
     except ImportError as error:
         raise CliError(
             f"Parquet files need pyarrow, which is not installed here ({sys.executable}); "
