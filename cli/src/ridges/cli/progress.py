@@ -39,6 +39,9 @@ class RunsProgress:
     def __enter__(self) -> Self:
         if self._interactive:
             self._live.start()
+        else:
+            for row in self._rows.values():
+                _say(row)
         return self
 
     def __exit__(
@@ -51,7 +54,7 @@ class RunsProgress:
         before = self._rows.get(row.run_id)
         self._rows[row.run_id] = row
         if not self._interactive and (before is None or before.state != row.state):
-            print(f"{row.run_id[:8]}  {row.problem:<24} {phase(row)}", file=sys.stderr, flush=True)
+            _say(row)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -70,6 +73,10 @@ class RunsProgress:
                 f"{elapsed_s(row):.1f}s",
             )
         return table
+
+
+def _say(row: RunRow) -> None:
+    print(f"{row.run_id[:8]}  {row.problem:<24} {phase(row)}", file=sys.stderr, flush=True)
 
 
 def phase(row: RunRow) -> str:
