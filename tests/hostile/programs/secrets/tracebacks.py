@@ -5,6 +5,9 @@ import re
 import subprocess
 import sys
 
+if os.environ.get("NESTED"):  # the agent runner below loads this very file again
+    raise RuntimeError("nested")
+nested = os.environ | {"NESTED": "1"}
 said = ""
 for command in (
     [sys.executable, "/sandbox/agent_runner.py", "x"],
@@ -18,7 +21,7 @@ for command in (
     ["cat", "/etc/hosts", "/etc/resolv.conf", "/proc/self/cgroup"],
 ):
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=3)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=3, env=nested)
         said += done.stdout + done.stderr
     except (OSError, subprocess.TimeoutExpired) as error:
         said += repr(error)
