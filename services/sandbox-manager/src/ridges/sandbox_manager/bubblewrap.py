@@ -14,7 +14,7 @@ import structlog
 from ridges.contracts.limits import MIB
 from ridges.sandbox_manager.cgroups import COLLECTING_BYTES, ControlGroup, ControlGroups
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
-from ridges.sandbox_manager.host_uids import host_uid, kill_orphans
+from ridges.sandbox_manager.host_uids import host_uid
 from ridges.sandbox_manager.interpreter import Interpreter, find_interpreter
 from ridges.sandbox_manager.local_process import LocalSupervisor, supervised
 from ridges.sandbox_manager.memory_watch import Usage, watch_memory
@@ -123,10 +123,9 @@ class BubblewrapSandbox:
         return reply.exit(measured)
 
     async def sweep(self, live: set[str]) -> int:
-        """Control groups of dead managers, and what bwrap left behind when it was killed while it started."""
+        """Only control groups can stay behind: all else dies with the processes, and those with their manager."""
         _, _, groups = self._parts()
-        orphans = kill_orphans(self._host_dir / "uids")
-        return orphans + (await groups.sweep(live) if groups else 0)
+        return await groups.sweep(live) if groups else 0
 
     def _parts(self) -> tuple[Path, Interpreter, ControlGroups | None]:
         if self._found is None:

@@ -2,9 +2,8 @@
 
 import fcntl
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
@@ -47,44 +46,6 @@ def _take(lock_dir: Path, first: int) -> tuple[int, int]:
         else:
             return uid, lock
     raise SandboxUnavailable(f"all {_COUNT} sandbox uids of this host are in use", "run fewer sandboxes at once")
-
-
-def kill_orphans(lock_dir: Path) -> int:
-    """Kills processes of sandbox uids that no sandbox holds; how many uids had some.
-
-    bwrap can leave its child behind when it is killed before the child asked to die with it. A new sandbox kills what
-    is left of its uid by itself (``staging``).
-    """
-    if os.geteuid() != 0 or not lock_dir.is_dir():
-        return 0
-    first = _first_uid()
-    swept = 0
-    for uid in {uid for _, uid in _processes() if first <= uid < first + _COUNT}:
-        lock = os.open(lock_dir / str(uid), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _kill_all_of(uid)
-            swept += 1
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(lock)
-    return swept
-
-
-def _kill_all_of(uid: int) -> None:
-    for pid, owner in _processes():
-        if owner == uid:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def _processes() -> Iterator[tuple[int, int]]:
-    """(pid, real uid) of every process. Not the owner of ``/proc/<pid>``: that is root where it is not dumpable."""
-    for status in Path("/proc").glob("[0-9]*/status"):
-        with suppress(OSError):
-            uids = next(line for line in status.read_text(errors="replace").splitlines() if line.startswith("Uid:"))
-            yield int(status.parent.name), int(uids.split()[1])
 
 
 def _first_uid() -> int:
