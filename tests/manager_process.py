@@ -116,7 +116,12 @@ class ManagerProcess:
         assert self._process is not None
         if self._process.poll() is None:
             self._process.send_signal(number)
-        return await asyncio.to_thread(self._process.wait, 30)
+        try:
+            return await asyncio.to_thread(self._process.wait, 30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            raise AssertionError(f"it did not end within 30 s of {number.name}\n{self.words()}") from None
 
     def words(self) -> str:
         return self.log.read_text()[-8000:]

@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 OVERHEAD_S = 120.0
 """Unpacking before the command and collecting after it; the supervisor has tighter limits of its own."""
 _EXIT_S = 10.0
+_HOLDER_ENDS_S = 3
 _PIECE = 1 << 16
 _MAX_STDERR = 4096
 _HEADER = struct.Struct(">BxxxI")
@@ -273,11 +274,14 @@ class DockerSandbox:
         return Holder(holder_id=holder_id, container_id=str(created["Id"]), stdin=stdin)
 
     async def _holder_gone(self, holder: Holder) -> None:
+        """It ends by itself when its stdin does, unless the engine lost that end (20.10 does, just after a start)."""
         try:
-            await self._engine.ask(lambda api: api.wait(holder.container_id, condition="removed"))
+            await self._engine.ask(
+                lambda api: api.wait(holder.container_id, timeout=_HOLDER_ENDS_S, condition="removed")
+            )
         except SandboxUnavailable as error:
             if refused(error) != _NOT_FOUND:
-                raise
+                await self._remove(holder.container_id)
 
     async def _image(self, name: str) -> Image:
         try:
