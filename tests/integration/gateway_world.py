@@ -84,6 +84,8 @@ class MockProvider:
             return reply(http, 500, {"error": {"message": "in vain"}})
         if does == "garbage":
             return reply(http, 200, "<html>")
+        if does == "halfway":
+            return self.break_off(http, streamed=bool(body.get("stream")))
         if does in ("slow", "sick"):
             self.wait_unless_left(http, float(value))
         if http.path.endswith("/embeddings"):
@@ -113,6 +115,16 @@ class MockProvider:
         finally:
             http.connection.setblocking(True)
 
+    def break_off(self, http, *, streamed):
+        """Close the connection after the headers: of a buffered answer in the middle of its text."""
+        http.send_response(200)
+        http.send_header("Content-Type", "text/event-stream" if streamed else "application/json")
+        http.send_header("Content-Length", "100000")
+        http.end_headers()
+        if not streamed:
+            http.wfile.write(b'{"choices": [{"message": {"content": "' + b"word " * 100)
+        http.close_connection = True
+
     def stream(self, http, does):
         http.send_response(200)
         http.send_header("Content-Type", "text/event-stream")
@@ -128,6 +140,8 @@ class MockProvider:
         http.wfile.flush()
         if does == "hang":
             self.wait_unless_left(http, 30)
+        if does == "echo":
+            self.echo_key(http)
         while does == "trickle":
             http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": " more"}, "finish_reason": None}]}))
             http.wfile.flush()
@@ -135,6 +149,17 @@ class MockProvider:
         if does != "cut":
             http.wfile.write(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
             http.wfile.write(event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n")
+
+    @staticmethod
+    def echo_key(http):
+        """The key in a stream: whole, over two writes that arrive apart, and in an error event."""
+        told = event({"choices": [{"index": 0, "delta": {"content": f"your key is {CANARY_KEY}"}}]})
+        broken = event({"error": {"message": f"the key {CANARY_KEY} has expired"}})
+        middle = told.index(CANARY_KEY.encode()) + len(CANARY_KEY) // 2
+        for piece in (told, told[:middle], told[middle:], broken):
+            http.wfile.write(piece)
+            http.wfile.flush()
+            time.sleep(0.1)
 
 
 def reply(http, status, body, retry_after=""):

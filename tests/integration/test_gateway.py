@@ -139,6 +139,23 @@ def test_a_stream_that_is_cut_ends_in_an_error_and_no_done(start, log, mock):
     assert failed.attempts[0].outcome == "cut"
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_that_is_cut_after_its_headers_is_charged_and_asked_of_another(start, log, mock, streamed):
+    """The provider has begun to work: it will bill that."""
+    config = mock_config(mock.url, "halfway", name="first", extra="weight = 1000000")
+    config += mock_config(mock.url, "ok", name="second", extra="weight = 0.000001").replace('"ok"', '"halfway"', 1)
+    gateway = start(config)
+    run_id = log.new_run()
+    reply = chat(gateway, run_id, "halfway", stream=streamed)
+    assert (reply.status_code, "Hello" in reply.text) == (200, True)
+    (made,) = log.events(run_id, ev.InferenceMade)
+    cut, good = made.attempts
+    assert (cut.outcome, cut.status, cut.usage_source, good.outcome) == ("cut", 200, "estimated", "ok")
+    assert cut.usage.input > 0
+    assert cut.usage.output >= (0 if streamed else 100)
+    assert made.cost_nano_usd == cut.cost_nano_usd + good.cost_nano_usd > good.cost_nano_usd > 0
+
+
 def test_sigterm_lets_calls_end_and_loses_nothing(start, log, mock):
     gateway = start(mock_config(mock.url, "slow 1"))
     run_id = log.new_run()
@@ -250,15 +267,19 @@ def test_a_missing_secret_is_named(tmp_path, nats_server, mock):
 
 
 def test_secrets_stay_inside(start, log, mock):
-    """The mock repeats the key in its error texts; the key and run tokens must not come out anywhere."""
-    gateway = start(mock_config(mock.url, "ok", "status 500", "status 401", "cut"), log_level="debug")
+    """The mock repeats the key in error texts and in streams; key and run tokens must not come out anywhere."""
+    models = ("ok", "status 500", "status 401", "cut", "echo")
+    gateway = start(mock_config(mock.url, *models, extra='record = "made.jsonl"'), log_level="debug")
     run_id = log.new_run()
     answers = [chat(gateway, run_id, model).text for model in ("ok", "status-500", "status-401")]
-    answers += [chat(gateway, run_id, model, stream=True).text for model in ("ok", "status-500", "cut")]
+    answers += [chat(gateway, run_id, model, stream=True).text for model in ("ok", "status-500", "cut", "echo")]
+    assert answers[-1].count("your key is ***") == 2
+    assert "the key *** has expired" in answers[-1]
     answers.append(httpx.get(f"{gateway.url}/metrics").text)
     assert mock.keys == {f"Bearer {CANARY_KEY}"}
     gateway.terminate()
     stored = [path.read_text() for path in (gateway.folder / "blobs").rglob("*") if path.is_file()]
+    stored.append((gateway.folder / "made.jsonl").read_text())
     places = [*answers, *stored, gateway.log_path.read_text(), *(repr(event) for event in log.events(run_id))]
     token = sign_run_token(run_id, TOKEN_KEY)
     for secret in (CANARY_KEY, token, TOKEN_KEY.hex()):

@@ -23,7 +23,7 @@ from ridges.contracts.usage import TokenUsage, cost_nano_usd
 from ridges.gateway import errors
 from ridges.gateway.calls import MalformedReply
 from ridges.gateway.pipeline import MOST_REFUSALS_RECORDED
-from ridges.gateway.ports import ProviderReply, ProviderTooSlow
+from ridges.gateway.ports import AnswerCut, ProviderReply, ProviderTooSlow
 from ridges.gateway.token_estimate import count_tokens
 
 
@@ -65,6 +65,7 @@ async def test_contents_can_be_left_out():
 FAILURES = [
     (UNREACHABLE, "connect_error", 502),
     (ProviderTooSlow("no answer"), "timeout", 504),
+    (AnswerCut("the connection broke"), "cut", 502),
     (refused_by_provider(500), "http_error", 500),
     (refused_by_provider(503), "http_error", 503),
     (refused_by_provider(429), "http_error", 429),

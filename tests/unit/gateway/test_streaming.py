@@ -8,7 +8,7 @@ from unit.gateway.support import UNREACHABLE, ScriptedProvider, World, chat, chu
 
 from ridges.contracts import events as ev
 from ridges.gateway import errors
-from ridges.gateway.ports import ProviderReply, ProviderTooSlow
+from ridges.gateway.ports import AnswerCut, ProviderReply, ProviderTooSlow
 from ridges.gateway.token_estimate import count_tokens
 
 DONE = b"data: [DONE]\n\n"
@@ -58,7 +58,7 @@ async def test_usage_is_always_asked_for_and_given_only_to_who_asked():
     "failure",
     [
         UNREACHABLE,
-        [UNREACHABLE],
+        [AnswerCut("broke")],
         [ProviderTooSlow("silent")],
         [],
         [b'data: {"error": {"message": "overloaded"}}\n\n'],
@@ -78,6 +78,17 @@ async def test_before_the_first_event_a_failure_stays_unseen(failure):
     assert [attempt.provider for attempt in made.attempts] == ["bad", "good"]
 
 
+@pytest.mark.parametrize("broken", [[], [AnswerCut("broke")]], ids=["ended", "cut"])
+async def test_a_stream_that_breaks_before_its_first_event_is_charged_for_its_prompt(broken):
+    async with World((provider(), ScriptedProvider(lambda _: broken))).running() as world:
+        run_id = await world.run()
+        with pytest.raises(errors.ProviderFailed):
+            await collect(world, run_id)
+        (failed,) = await world.events(run_id, ev.InferenceFailed)
+    assert (failed.attempts[0].outcome, failed.attempts[0].usage_source) == ("cut", "estimated")
+    assert failed.cost_nano_usd > 0
+
+
 async def test_when_no_stream_begins_the_failure_is_raised():
     async with World((provider(), ScriptedProvider(lambda _: UNREACHABLE))).running() as world:
         run_id = await world.run()
@@ -89,7 +100,7 @@ async def test_when_no_stream_begins_the_failure_is_raised():
 @pytest.mark.parametrize(
     "ending",
     [
-        [UNREACHABLE],
+        [AnswerCut("broke")],
         [ProviderTooSlow("silent")],
         [],
         [b'data: {"error": {"message": "overloaded"}}\n\n'],

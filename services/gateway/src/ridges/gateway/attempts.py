@@ -23,7 +23,14 @@ from ridges.gateway.answers import (
 )
 from ridges.gateway.calls import MalformedReply, upstream_body
 from ridges.gateway.errors import ProviderFailed
-from ridges.gateway.ports import Path, ProviderReply, ProviderStream, ProviderTooSlow, ProviderUnreachable
+from ridges.gateway.ports import (
+    AnswerCut,
+    Path,
+    ProviderReply,
+    ProviderStream,
+    ProviderTooSlow,
+    ProviderUnreachable,
+)
 from ridges.gateway.records import CallRecord
 from ridges.gateway.roster import NoneUsable, Roster, Turn
 from ridges.gateway.sse import BrokenStream, SseRelay, generated_text, reply_text
@@ -199,6 +206,8 @@ class Attempts:
         path: Path = "chat/completions" if record.call.kind == "chat" else "embeddings"
         try:
             reply = await ask.turn.adapter.send(path, ask.body, self._left_s(ask))
+        except AnswerCut as cut:
+            raise _cut(ask, str(cut), reply_text(cut.received) or cut.received.decode(errors="replace")) from cut
         except (ProviderUnreachable, ProviderTooSlow) as error:
             raise _gone(ask, error) from error
         if reply.status != 200:
@@ -207,6 +216,7 @@ class Attempts:
         try:
             accepted = accept(reply.body)
         except MalformedReply as error:
+            ask.attempt.generated(reply_text(reply.body))
             raise _malformed(ask, error_text(reply.body) or str(error), usage) from error
         if usage is None:
             ask.attempt.generated(reply_text(reply.body))
@@ -223,10 +233,12 @@ class Attempts:
                     yield events
         except BrokenStream as error:
             raise _malformed(ask, str(error), relay.usage) from error
+        except AnswerCut as cut:
+            raise _cut(ask, str(cut), generated_text(relay.received)) from cut
         except (ProviderUnreachable, ProviderTooSlow) as error:
             raise _gone(ask, error) from error
         if not relay.finished:
-            raise _gone(ask, ProviderUnreachable("the stream ended before the answer was whole"))
+            raise _cut(ask, "the stream ended before the answer was whole", generated_text(relay.received))
         if relay.usage is None:
             ask.attempt.generated(generated_text(relay.received))
         ask.attempt.end("ok", status=200, usage=relay.usage)
@@ -283,9 +295,18 @@ def _gone(ask: _Ask, error: ProviderUnreachable | ProviderTooSlow) -> AskAnother
     return AskAnother(failure_of(ask.turn.offer, 502, "could not be reached", "connect", error))
 
 
+def _cut(ask: _Ask, detail: str, text: str) -> AskAnother:
+    """It had begun to answer, so that it bills what it made, seen or not."""
+    ask.turn.went_wrong()
+    ask.attempt.generated(text)
+    ask.attempt.end("cut", status=200, usage=ask.relay.usage, detail=detail)
+    return AskAnother(failure_of(ask.turn.offer, 502, "broke off its answer", "cut", detail))
+
+
 def _malformed(ask: _Ask, detail: str, usage: TokenUsage | None) -> AskAnother:
     ask.turn.went_wrong()
-    ask.attempt.generated(generated_text(ask.relay.received))
+    if ask.relay.received:
+        ask.attempt.generated(generated_text(ask.relay.received))
     ask.attempt.end("cut" if ask.relay.received else "malformed", status=200, usage=usage, detail=detail)
     return AskAnother(failure_of(ask.turn.offer, 502, "sent a malformed answer", "malformed", detail))
 

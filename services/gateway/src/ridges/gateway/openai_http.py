@@ -2,14 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import aiohttp
 
 from ridges.gateway.patience import retry_after_of
-from ridges.gateway.ports import Path, ProviderReply, ProviderTooSlow, ProviderUnreachable
+from ridges.gateway.ports import AnswerCut, Path, ProviderReply, ProviderTooSlow, ProviderUnreachable
 from ridges.gateway.providers_config import Provider
+from ridges.gateway.redaction import RedactedStream, Redaction
 
 KEEPALIVE_S = 30.0
 LARGEST_REPLY = 64 * 1024 * 1024
@@ -21,7 +22,7 @@ class OpenAiHttp:
 
     def __init__(self, provider: Provider) -> None:
         assert provider.base_url is not None
-        self._base_url, self._key = provider.base_url, provider.key
+        self._base_url, self.redaction = provider.base_url, Redaction(provider.key)
         headers = {"Content-Type": "application/json"}
         if provider.key:
             headers["Authorization"] = f"Bearer {provider.key}"
@@ -37,11 +38,11 @@ class OpenAiHttp:
             async with asyncio.timeout(timeout_s), self._post(path, body) as response:
                 return await self._reply(response)
         except (aiohttp.ServerTimeoutError, aiohttp.ConnectionTimeoutError) as error:
-            raise ProviderUnreachable(self._told(error)) from None
+            raise ProviderUnreachable(self.told(error)) from None
         except TimeoutError:
             raise ProviderTooSlow(f"no complete answer within {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderUnreachable(self._told(error)) from None
+            raise ProviderUnreachable(self.told(error)) from None
 
     @asynccontextmanager
     async def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AsyncIterator["_HttpStream"]:
@@ -49,11 +50,11 @@ class OpenAiHttp:
             async with asyncio.timeout(timeout_s):
                 response = await self._post("chat/completions", body)
         except aiohttp.ServerTimeoutError as error:
-            raise ProviderUnreachable(self._told(error)) from None
+            raise ProviderUnreachable(self.told(error)) from None
         except TimeoutError:
             raise ProviderTooSlow(f"no answer within {timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderUnreachable(self._told(error)) from None
+            raise ProviderUnreachable(self.told(error)) from None
         try:
             _watch_silence(response, idle_s)
             yield _HttpStream(self, response, idle_s)
@@ -63,32 +64,37 @@ class OpenAiHttp:
     async def close(self) -> None:
         await self._session.close()
 
-    def without_key(self, content: bytes) -> bytes:
-        """Some providers repeat the key in their error texts."""
-        return content.replace(self._key.encode(), b"***") if self._key else content
+    def error_reply(self, response: aiohttp.ClientResponse, content: bytes) -> ProviderReply:
+        wait_s = retry_after_of(response.headers, content, datetime.now(UTC))
+        body = self.redaction.head(content)[:LARGEST_ERROR]
+        return ProviderReply(status=response.status, body=body, retry_after_s=wait_s)
+
+    def told(self, error: BaseException) -> str:
+        text = str(error) or type(error).__name__
+        return self.redaction.whole(text.encode()).decode()
 
     def _post(self, path: Path, body: bytes) -> "aiohttp.client._RequestContextManager":
         return self._session.post(f"{self._base_url}/{path}", data=body, allow_redirects=False)
 
     async def _reply(self, response: aiohttp.ClientResponse) -> ProviderReply:
-        limit = LARGEST_REPLY if response.status == 200 else LARGEST_ERROR
-        parts, size = [], 0
-        async for part in response.content.iter_any():
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                break
-        if size > limit and response.status == 200:
-            raise ProviderUnreachable(f"the answer is larger than {LARGEST_REPLY} bytes")
-        body = b"".join(parts)[:limit]
-        if response.status == 200:
-            return ProviderReply(status=200, body=self.without_key(body))
-        wait_s = retry_after_of(response.headers, body, datetime.now(UTC))
-        return ProviderReply(status=response.status, body=self.without_key(body), retry_after_s=wait_s)
+        """Raises AnswerCut: a good answer that does not end, or not within ``LARGEST_REPLY``."""
+        good = response.status == 200
+        parts: list[bytes] = []
+        try:
+            whole = await _read(response, parts, LARGEST_REPLY if good else LARGEST_ERROR)
+        except (aiohttp.ClientError, OSError) as error:
+            if good:
+                raise AnswerCut(f"the answer was cut: {self.told(error)}", self._shown(parts)) from None
+            whole = False  # the status says enough
+        if good and not whole:
+            raise AnswerCut(f"the answer is larger than {LARGEST_REPLY} bytes", self._shown(parts))
+        content = b"".join(parts)
+        if good:
+            return ProviderReply(status=200, body=self.redaction.whole(content))
+        return self.error_reply(response, content)
 
-    def _told(self, error: BaseException) -> str:
-        text = str(error) or type(error).__name__
-        return self.without_key(text.encode()).decode()
+    def _shown(self, parts: list[bytes]) -> bytes:
+        return self.redaction.head(b"".join(parts))
 
 
 class _HttpStream:
@@ -98,21 +104,36 @@ class _HttpStream:
         self.retry_after_s: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        redacted = RedactedStream(self._provider.redaction)
         try:
             async for chunk in self._response.content.iter_any():
-                yield chunk
+                if shown := redacted.feed(chunk):
+                    yield shown
         except TimeoutError:
             raise ProviderTooSlow(f"the stream was silent for {self._idle_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ProviderUnreachable(f"the stream broke: {error or type(error).__name__}") from None
+            raise AnswerCut(f"the stream broke: {self._provider.told(error)}") from None
+        if rest := redacted.rest():
+            yield rest
 
     async def body(self) -> bytes:
-        try:
-            content = await self._response.content.read(LARGEST_ERROR)
-        except (TimeoutError, aiohttp.ClientError, OSError):
-            content = b""
-        self.retry_after_s = retry_after_of(self._response.headers, content, datetime.now(UTC))
-        return self._provider.without_key(content)
+        parts: list[bytes] = []
+        with suppress(TimeoutError, aiohttp.ClientError, OSError):
+            await _read(self._response, parts, LARGEST_ERROR)
+        reply = self._provider.error_reply(self._response, b"".join(parts))
+        self.retry_after_s = reply.retry_after_s
+        return reply.body
+
+
+async def _read(response: aiohttp.ClientResponse, parts: list[bytes], limit: int) -> bool:
+    """Fills ``parts`` with the body, some bytes beyond the limit at most. False: there is more."""
+    size = 0
+    async for part in response.content.iter_any():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            return False
+    return True
 
 
 def _watch_silence(response: aiohttp.ClientResponse, idle_s: float) -> None:

@@ -17,7 +17,16 @@ Timeline = list[tuple[float, InferenceAttempt]]
 
 
 class ProviderUnreachable(Exception):
-    """No connection, or it broke before the answer was complete. The message holds no secret."""
+    """No connection, or it broke before the answer began. The message holds no secret."""
+
+
+class AnswerCut(Exception):
+    """A good answer (status 200) had begun and did not end: the provider has worked, and will bill it."""
+
+    def __init__(self, why: str, received: bytes = b"") -> None:
+        super().__init__(why)
+        self.received = received
+        """The part of a buffered answer that came."""
 
 
 class ProviderTooSlow(Exception):
@@ -43,7 +52,7 @@ class ProviderStream(Protocol):
         """Server-sent events as they come, cut anywhere.
 
         Raises:
-            ProviderUnreachable: the connection broke.
+            AnswerCut: the connection broke.
             ProviderTooSlow: silent for longer than the idle timeout.
 
         """
@@ -59,7 +68,8 @@ class ModelProvider(Protocol):
         """The answer to an OpenAI-style JSON body.
 
         Raises:
-            ProviderUnreachable: no connection, or cut.
+            ProviderUnreachable: no connection, or it broke before a status came.
+            AnswerCut: it broke after the status 200, or the answer is too large.
             ProviderTooSlow: not complete within the timeout.
 
         """

@@ -153,7 +153,7 @@ class OpenAttempt:
         """Without usage from the provider it is estimated where work was done. Ends once: later calls do nothing."""
         if self.ended is not None:
             return
-        worked = outcome == "ok" or outcome in WORKED_IN_VAIN or usage is not None
+        worked = outcome == "ok" or outcome in WORKED_IN_VAIN or usage is not None or bool(self._generated)
         source: Literal["provider", "estimated", "none"] = "provider"
         if usage is None and worked:
             usage, source = self._estimate(outcome), "estimated"
@@ -182,10 +182,10 @@ class OpenAttempt:
         return int((self._clock.monotonic() - self.began_at) * 1000)
 
     def _estimate(self, outcome: Outcome) -> TokenUsage:
-        """Prompt and output by their text; of a buffered answer that nobody waited for by the time it was given."""
+        """Prompt and output by their text; of a buffered answer that never came whole at least by the time it took."""
         output = count_tokens(self._generated)
-        if outcome != "ok" and not self._call.streamed:
-            output = self._elapsed_ms() * TOKENS_PER_SECOND // 1000
+        if outcome in WORKED_IN_VAIN and not self._call.streamed:
+            output = max(output, self._elapsed_ms() * TOKENS_PER_SECOND // 1000)
         most = self.output_limit * self._call.answers
         prompt = estimated_prompt_tokens(self._call.fields)
         return TokenUsage(input=min(prompt, self._demand.prompt_tokens), output=min(output, most))
