@@ -22,6 +22,7 @@ from ridges.contracts import events as ev
 from ridges.contracts.usage import TokenUsage, cost_nano_usd
 from ridges.gateway import errors
 from ridges.gateway.calls import MalformedReply
+from ridges.gateway.openai_routes import chat_call
 from ridges.gateway.pipeline import MOST_REFUSALS_RECORDED
 from ridges.gateway.ports import AnswerCut, ProviderReply, ProviderTooSlow
 from ridges.gateway.token_estimate import count_tokens
@@ -210,14 +211,68 @@ async def test_without_patience_a_call_is_cut_down_at_once():
     assert 16 <= second["max_tokens"] < 1_000
 
 
-async def test_the_callers_own_limit_is_kept_in_its_own_field():
+@pytest.mark.parametrize("obeyed", ["max_tokens", "max_completion_tokens"])
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [
+        ({"max_tokens": 50}, 50),
+        ({"max_completion_tokens": 50}, 50),
+        ({"max_tokens": 50, "max_completion_tokens": 1}, 50),
+        ({"max_tokens": 1, "max_completion_tokens": 50}, 50),
+        ({"max_tokens": None, "max_completion_tokens": 50}, 50),
+    ],
+)
+async def test_a_provider_is_told_the_reserved_limit_in_the_one_field_it_obeys(obeyed, given, limit):
+    """Whatever the caller wrote: a second field could allow more than was set aside."""
     script = ScriptedProvider()
-    async with World((provider(), script)).running() as world:
+    async with World((provider(output_limit_field=obeyed), script)).running() as world:
         run_id = await world.run()
-        await ask(world, run_id, chat(output_tokens=50, limit_field="max_completion_tokens"))
+        body = {"model": "m", "messages": [{"role": "user", "content": "x"}]} | given
+        await ask(world, run_id, chat_call(msgspec.json.encode(body)))
         (reserved,) = await world.events(run_id, ev.InferenceReserved)
-    assert script.bodies[0]["max_completion_tokens"] == 50
-    assert reserved.cost_nano_usd < 50 * 4_000 + 100 * 1_000
+    (told,) = script.bodies
+    assert {name: told[name] for name in given.keys() & told.keys() | {obeyed}} == {obeyed: limit}
+    assert limit * 4_000 <= reserved.cost_nano_usd < limit * 4_000 + 200 * 1_000
+
+
+async def test_a_field_that_changes_model_or_price_goes_only_where_it_is_allowed():
+    strict, lenient = ScriptedProvider(), ScriptedProvider()
+    offers = (provider("strict", weight=1e9), strict), (provider("lenient", forbidden_fields=frozenset()), lenient)
+    body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "service_tier": "priority"}
+    async with World(*offers).running() as world:
+        run_id = await world.run()
+        await ask(world, run_id, chat_call(msgspec.json.encode(body)))
+        await ask(world, run_id, chat_call(msgspec.json.encode(body | {"service_tier": None})))
+    assert [body["service_tier"] for body in lenient.bodies] == ["priority"]
+    assert [body["service_tier"] for body in strict.bodies] == [None]
+    async with World(offers[0]).running() as world:
+        run_id = await world.run()
+        with pytest.raises(errors.FieldForbidden, match="The field service_tier may change the model m or its price"):
+            await ask(world, run_id, chat_call(msgspec.json.encode(body)))
+        assert await world.events(run_id, ev.InferenceReserved) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "tokens"),
+    [
+        ({"type": "image_url", "image_url": {"url": "data:" + "A" * 9_000}}, 500),
+        ({"image_url": "https://x/y.png"}, 500),
+        ({"type": "text", "text": "x" * 700}, 700),
+        ({"type": "video_url", "video_url": {"url": "https://x/y.mp4"}}, 100_000),
+        ({"type": "file", "file": {"file_id": "f"}}, 100_000),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "mp3"}}, 100_000),
+        ({"type": "what we do not know"}, 100_000),
+        ({"type": ["no", "text"]}, 100_000),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_parts_that_no_text_bounds_reserve_the_whole_context(part, tokens):
+    body = {"model": "m", "messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
+    async with World((provider("p", model(image_tokens=500)), ScriptedProvider())).running() as world:
+        run_id = await world.run()
+        await ask(world, run_id, chat_call(msgspec.json.encode(body)))
+        (reserved,) = await world.events(run_id, ev.InferenceReserved)
+    assert tokens <= reserved.prompt_tokens <= tokens + 200
 
 
 async def test_the_dearest_provider_sets_the_reservation():

@@ -34,6 +34,25 @@ def test_a_good_file(tmp_path):
     assert (model.price.cached_input, model.price.reasoning) == (model.price.input, model.price.output)
 
 
+@pytest.mark.parametrize(
+    ("url", "extra", "field"),
+    [
+        ("https://x/v1", "", "max_tokens"),
+        ("https://api.openai.com/v1", "", "max_completion_tokens"),
+        ("https://api.openai.com/v1", 'output_limit_field = "max_tokens"\n', "max_tokens"),
+    ],
+)
+def test_the_field_of_the_output_limit(tmp_path, url, extra, field):
+    (known,) = load(tmp_path, HEAD.replace("https://x/v1/", url) + extra + MODEL).providers
+    assert known.output_limit_field == field
+
+
+def test_what_may_change_model_or_price_is_forbidden_unless_allowed(tmp_path):
+    assert {"models", "service_tier"} <= load(tmp_path, GOOD).providers[0].forbidden_fields
+    allowed = load(tmp_path, HEAD + 'forbidden_fields = ["models"]\n' + MODEL + "image_tokens = 800\n").providers[0]
+    assert (allowed.forbidden_fields, allowed.models[0].image_tokens) == ({"models"}, 800)
+
+
 def test_the_price_list_is_named_by_its_prices(tmp_path):
     first, again = load(tmp_path, GOOD).price_list, load(tmp_path, GOOD + "\n[problems]\n").price_list
     assert first == again

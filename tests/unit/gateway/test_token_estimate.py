@@ -2,13 +2,14 @@
 
 import time
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ridges.gateway.calls import encoded
+from ridges.gateway.openai_routes import chat_call
+from ridges.gateway.prompts import estimated_prompt_tokens
 from ridges.gateway.token_estimate import count_tokens
-from ridges.gateway.usage_parsing import estimated_prompt_tokens
 
 PROSE = "The sandbox manager starts the agent and reads its patch when every process is dead. " * 20
 CODE = "def f(x):\n    return x + 1\n" * 40
@@ -46,12 +47,14 @@ def test_a_huge_text_is_sampled():
 
 
 def test_a_prompt_is_its_messages_and_tools_whatever_else_is_asked():
-    fields = {"messages": encoded([{"role": "user", "content": PROSE}])}
-    plain = estimated_prompt_tokens(fields)
+    body = {"model": "m", "messages": [{"role": "user", "content": PROSE}]}
+    plain = estimated(body)
     assert plain == count_tokens(PROSE) + 4
-    assert estimated_prompt_tokens(fields | {"stream": encoded(True), "seed": encoded(7)}) == plain
-    assert estimated_prompt_tokens(fields | {"tools": encoded([{"name": "f"}])}) > plain
+    assert estimated(body | {"stream": True, "seed": 7}) == plain
+    assert estimated(body | {"tools": [{"name": "f"}]}) > plain
     parts = [{"type": "text", "text": PROSE}, {"type": "image_url", "image_url": {"url": "data:"}}]
-    assert estimated_prompt_tokens({"messages": encoded([{"role": "user", "content": parts}])}) == plain + 1_000
-    assert estimated_prompt_tokens({"input": encoded(["a b", "c"])}) == 3
-    assert estimated_prompt_tokens({"messages": encoded("nonsense")}) == 0
+    assert estimated(body | {"messages": [{"role": "user", "content": parts}]}) == plain + 1_000
+
+
+def estimated(body):
+    return estimated_prompt_tokens(chat_call(msgspec.json.encode(body)), image_tokens=3_000)

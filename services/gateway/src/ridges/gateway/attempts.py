@@ -48,7 +48,8 @@ class _Ask:
         offer = turn.offer
         self.turn = turn
         self.attempt = record.begin(offer, output_limit)
-        self.body = upstream_body(record.call, offer.model.served, record.told_limit(output_limit))
+        told = record.told_limit(output_limit)
+        self.body = upstream_body(record.call, offer.model.served, told, offer.provider.output_limit_field)
         self.deadline = min(deadline, self.attempt.began_at + offer.provider.timeout_s)
         self.relay = SseRelay(keep_usage=record.call.keep_usage)
         self.events: AsyncGenerator[bytes, None] | None = None

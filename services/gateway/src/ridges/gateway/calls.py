@@ -21,6 +21,21 @@ UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding foreign JSON can raise: no JSON, another shape, no UTF-8, nested too deeply."""
 
 
+LimitField = Literal["max_tokens", "max_completion_tokens"]
+LIMIT_FIELDS: tuple[LimitField, ...] = ("max_tokens", "max_completion_tokens")
+"""Two names of one thing: a provider that obeyed another one than we write could make more than is reserved."""
+
+
+class Media(msgspec.Struct, frozen=True):
+    """What a prompt holds beside text."""
+
+    images: int = 0
+    image_bytes: int = 0
+    """Of their URLs, which may hold the images themselves."""
+    others: int = 0
+    """Sound, films, files and what we do not know: nothing in the request bounds their tokens."""
+
+
 class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     """What a caller wants, in OpenAI terms."""
 
@@ -36,7 +51,7 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     answers: int = 1
     output_tokens: int | None = None
     """The caller's own limit for each answer."""
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    media: Media = Media()
     idempotency_key: str | None = None
 
     def digest(self) -> str:
@@ -44,12 +59,17 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
         return digest_of(self.kind.encode() + b"\n" + self.received)
 
 
-def upstream_body(call: ModelCall, served: str, output_limit: int | None) -> bytes:
-    """The body for one provider: its own model name, the output limit where there is one, usage always asked for."""
+def upstream_body(call: ModelCall, served: str, output_limit: int | None, limit_field: LimitField) -> bytes:
+    """The body for one provider: its own model name, usage always asked for, and the output limit where there is one.
+
+    The limit stands in the one field that this provider obeys, whatever fields the caller used.
+    """
     fields = dict(call.fields)
     fields["model"] = encoded(served)
     if output_limit is not None:
-        fields[call.limit_field] = encoded(output_limit)
+        for name in LIMIT_FIELDS:
+            fields.pop(name, None)
+        fields[limit_field] = encoded(output_limit)
     if call.streamed:
         options = msgspec.json.decode(fields.get("stream_options", Raw(b"null")), type=Fields | None) or {}
         fields["stream_options"] = encoded(options | {"include_usage": Raw(b"true")})

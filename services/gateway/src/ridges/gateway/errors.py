@@ -188,6 +188,16 @@ class ModelNotSupported(GatewayError):
         super().__init__(f"The model {model} is not supported by Ridges for {purpose}.")
 
 
+class FieldForbidden(GatewayError):
+    status, code = 422, "field_forbidden"
+
+    def __init__(self, field: str, model: str) -> None:
+        super().__init__(
+            f"The field {field} may change the model {model} or its price behind the gateway's back, so no provider "
+            "here takes it. Leave it out, or have it taken off forbidden_fields in ridges.toml."
+        )
+
+
 class ProviderFailed(GatewayError):
     """No provider answered. The status is the last provider's 4xx/5xx, else 502, 503 or 504. Source: agent contract."""
 

@@ -1,6 +1,6 @@
 """``/v1/...``: the OpenAI surface. Bodies pass on untouched but for model, output limit and stream options."""
 
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from litestar import get, post
@@ -9,12 +9,13 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Raw
 
-from ridges.gateway.calls import UNREADABLE, Fields, MalformedReply, ModelCall
+from ridges.gateway.calls import LIMIT_FIELDS, UNREADABLE, Fields, MalformedReply, ModelCall
 from ridges.gateway.connection import AnyRequest, EventStreamResponse, idempotency_key, json_response, unless_gone
 from ridges.gateway.errors import BodyInvalid, Kind, ModelNotSupported
 from ridges.gateway.identity import Identity
 from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.pipeline import Pipeline
+from ridges.gateway.prompts import check_input, media_in
 
 MOST_ANSWERS = 128
 
@@ -51,6 +52,7 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
         received = await request.body()
         fields = _fields(received)
         _need(fields, "input")
+        check_input(fields["input"])
         key = idempotency_key(request)
         call = ModelCall(kind="embedding", model=_model(fields), fields=fields, received=received, idempotency_key=key)
         body, _ = await unless_gone(request, calls.complete(run_id, call, check_embeddings))
@@ -71,7 +73,7 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
 
 
 def chat_call(received: bytes, key: str | None = None) -> ModelCall:
-    """What a chat body asks for.
+    """What a chat body asks for. Of two output limits the larger holds, so that no answer is shorter than asked for.
 
     Raises:
         BodyInvalid: no JSON object, no model, no messages, or a limit that is no positive integer.
@@ -81,11 +83,7 @@ def chat_call(received: bytes, key: str | None = None) -> ModelCall:
     _need(fields, "messages")
     streamed = _value(fields, "stream", bool | None) or False
     options = _value(fields, "stream_options", _StreamOptions | None) if streamed else None
-    newer = _limit(fields, "max_completion_tokens")
-    older = _limit(fields, "max_tokens")
-    limit_field: Literal["max_tokens", "max_completion_tokens"] = (
-        "max_tokens" if newer is None else "max_completion_tokens"
-    )
+    limits = [limit for name in LIMIT_FIELDS if (limit := _limit(fields, name)) is not None]
     answers = _value(fields, "n", int | None) or 1
     if not 1 <= answers <= MOST_ANSWERS:
         raise BodyInvalid(("body", "n"), f"must be between 1 and {MOST_ANSWERS}")
@@ -97,8 +95,8 @@ def chat_call(received: bytes, key: str | None = None) -> ModelCall:
         streamed=streamed,
         keep_usage=bool(options and options.include_usage),
         answers=answers,
-        output_tokens=older if newer is None else newer,
-        limit_field=limit_field,
+        output_tokens=max(limits, default=None),
+        media=media_in(fields["messages"]),
         idempotency_key=key,
     )
 
@@ -123,6 +121,7 @@ def check_embeddings(body: bytes) -> None:
 
 def _fields(received: bytes) -> Fields:
     try:
+        str(received, "utf-8")  # fields that pass on untouched are not decoded, so that nobody else would notice
         return msgspec.json.decode(received, type=Fields)
     except UNREADABLE as error:
         raise BodyInvalid(("body",), f"not a JSON object: {error}") from error

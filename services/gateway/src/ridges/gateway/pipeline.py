@@ -19,6 +19,7 @@ from ridges.gateway.contents import Contents
 from ridges.gateway.domain import Demand, highest, refusal_before_call
 from ridges.gateway.errors import (
     CallerGone,
+    FieldForbidden,
     GatewayError,
     InternalError,
     Kind,
@@ -29,13 +30,13 @@ from ridges.gateway.errors import (
     UnknownRun,
 )
 from ridges.gateway.ports import Timeline
+from ridges.gateway.prompts import most_prompt_tokens
 from ridges.gateway.records import CallRecord
 from ridges.gateway.reservations import Reservations, refuse_taken_key
 from ridges.gateway.roster import Offer, Roster
 from ridges.gateway.run_states import RunStates, RunView
 from ridges.gateway.settling import Settler
 from ridges.gateway.sse import DONE, error_event
-from ridges.gateway.usage_parsing import most_prompt_tokens
 
 log = structlog.get_logger(__name__)
 
@@ -181,6 +182,7 @@ class Pipeline:
             offers = self._roster.offers(call.model, call.kind)
             if not offers:
                 raise ModelNotSupported(call.model, call.kind)
+            offers = _taking(call, offers)
             demand, call_id = _demand(call, offers), self._clock.new_id()
             grant = await self._reservations.reserve(view, limits, call_id, call, demand)
         except GatewayError as refusal:
@@ -301,14 +303,33 @@ class Pipeline:
                 self._idle.set()
 
 
+def _taking(call: ModelCall, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
+    """The offers of those providers that let every field of the call through.
+
+    Raises:
+        FieldForbidden: none does.
+
+    """
+    names = call.fields.keys()
+    taking = tuple(offer for offer in offers if offer.provider.forbidden_fields.isdisjoint(names))
+    if len(taking) == len(offers):
+        return offers
+    given = {name for name, value in call.fields.items() if bytes(value) != b"null"}
+    taking = tuple(offer for offer in offers if offer.provider.forbidden_fields.isdisjoint(given))
+    if not taking:
+        raise FieldForbidden(min(offers[0].provider.forbidden_fields & given), call.model)
+    return taking
+
+
 def _demand(call: ModelCall, offers: tuple[Offer, ...]) -> Demand:
     """The worst case over all providers that may serve the call."""
     context = max(offer.model.context for offer in offers)
     most_output = max(offer.model.max_output for offer in offers)
     price = offers[0].model.price if len(offers) == 1 else highest([offer.model.price for offer in offers])
+    prompt = most_prompt_tokens(call, max(offer.model.image_tokens for offer in offers))
     wanted = most_output if call.output_tokens is None else min(call.output_tokens, most_output)
     return Demand(
-        prompt_tokens=min(most_prompt_tokens(call.fields), context),
+        prompt_tokens=context if prompt is None else min(prompt, context),
         output_tokens=wanted,
         answers=call.answers,
         seconds=math.ceil(max(o.provider.timeout_s for o in offers)) + 1 if price.per_second else 0,

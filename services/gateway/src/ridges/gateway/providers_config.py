@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -15,9 +16,28 @@ from msgspec import UNSET, Meta, UnsetType
 from ridges.contracts.blobs import digest_of
 from ridges.contracts.money import MoneyError, nano_usd, usd
 from ridges.contracts.usage import TokenPrice
+from ridges.gateway.calls import LimitField
 
 OTHER_TABLES = frozenset({"ports", "problems", "run", "sandbox"})
 """Tables of ridges.toml that belong to other services."""
+
+FORBIDDEN_FIELDS = (
+    "audio",
+    "best_of",
+    "chat_template",
+    "modalities",
+    "models",
+    "plugins",
+    "prediction",
+    "preset",
+    "provider",
+    "route",
+    "service_tier",
+    "web_search_options",
+)
+"""Fields that change at some providers which model answers, what a token costs, or what is charged beside tokens."""
+OPENAI_HOST = "api.openai.com"
+"""Its newer models refuse ``max_tokens``; elsewhere that is the name that every server knows."""
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
 
@@ -39,6 +59,8 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
     max_output: int
     """Most output tokens of one answer, reasoning included: what a call without a limit of its own reserves."""
     price: TokenPrice
+    image_tokens: int = 3_000
+    """Most tokens of one image."""
 
     @property
     def input_usd(self) -> Decimal:
@@ -74,6 +96,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """Calls that may wait for a slot."""
     record: Path | None = None
     """Answers are added to this file, for ``replay``."""
+    output_limit_field: LimitField = "max_tokens"
+    """Where this provider reads the most output tokens of an answer."""
+    forbidden_fields: frozenset[str] = frozenset(FORBIDDEN_FIELDS)
+    """Calls with one of them go to other providers, or are refused."""
 
     def __repr__(self) -> str:
         return f"Provider({self.name!r}, {self.kind!r})"
@@ -97,6 +123,7 @@ class _ModelTable(msgspec.Struct, forbid_unknown_fields=True):
     cached_input_usd: str | UnsetType = UNSET
     reasoning_usd: str | UnsetType = UNSET
     second_usd: str | UnsetType = UNSET
+    image_tokens: Annotated[int, Meta(ge=1)] = 3_000
 
 
 class _ProviderTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -113,6 +140,8 @@ class _ProviderTable(msgspec.Struct, forbid_unknown_fields=True):
     max_concurrency: Annotated[int, Meta(ge=1)] = 64
     max_queue: Annotated[int, Meta(ge=0)] = 1_000
     record: Name | None = None
+    output_limit_field: LimitField | None = None
+    forbidden_fields: tuple[str, ...] = FORBIDDEN_FIELDS
     model: Annotated[list[_ModelTable], Meta(min_length=1)] | UnsetType = UNSET
 
 
@@ -178,6 +207,8 @@ class _Reader:
             idle_timeout_s=table.idle_timeout_s,
             max_queue=table.max_queue,
             record=self._path.parent / table.record if table.record else None,
+            output_limit_field=table.output_limit_field or _limit_field(table.base_url),
+            forbidden_fields=frozenset(table.forbidden_fields),
         )
 
     def _fitted(self, number: int, entry: object) -> _ProviderTable:
@@ -233,6 +264,7 @@ class _Reader:
             kind=table.kind,
             context=table.context,
             max_output=max_output,
+            image_tokens=table.image_tokens,
             price=TokenPrice(
                 input=input_price,
                 output=output_price,
@@ -288,6 +320,11 @@ class _Reader:
             elif here == place and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
                 return number
         return head
+
+
+def _limit_field(base_url: str | None) -> LimitField:
+    at_openai = base_url is not None and urlsplit(base_url).hostname == OPENAI_HOST
+    return "max_completion_tokens" if at_openai else "max_tokens"
 
 
 def _next_place(here: tuple[int, ...], table: str) -> tuple[int, ...]:

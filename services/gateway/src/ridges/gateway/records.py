@@ -11,9 +11,10 @@ from ridges.gateway.calls import ModelCall
 from ridges.gateway.domain import MIN_OUTPUT_TOKENS, Demand, Grant, affordable_output, worst_cost_nano, worst_tokens
 from ridges.gateway.errors import GatewayError
 from ridges.gateway.ports import Timeline
+from ridges.gateway.prompts import estimated_prompt_tokens
 from ridges.gateway.roster import Offer
 from ridges.gateway.token_estimate import count_tokens
-from ridges.gateway.usage_parsing import TOKENS_PER_SECOND, estimated_prompt_tokens
+from ridges.gateway.usage_parsing import TOKENS_PER_SECOND
 
 Outcome = Literal["ok", "connect_error", "timeout", "http_error", "malformed", "cut", "abandoned"]
 DETAIL_CHARS = 1_000
@@ -187,5 +188,5 @@ class OpenAttempt:
         if outcome in WORKED_IN_VAIN and not self._call.streamed:
             output = max(output, self._elapsed_ms() * TOKENS_PER_SECOND // 1000)
         most = self.output_limit * self._call.answers
-        prompt = estimated_prompt_tokens(self._call.fields)
+        prompt = estimated_prompt_tokens(self._call, self._offer.model.image_tokens)
         return TokenUsage(input=min(prompt, self._demand.prompt_tokens), output=min(output, most))

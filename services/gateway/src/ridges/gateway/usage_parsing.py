@@ -1,19 +1,12 @@
-"""Token usage out of providers' replies, and estimates where there is none. Token kinds come out disjoint."""
-
-from typing import Any
+"""Token usage out of providers' replies. Token kinds come out disjoint. Pure."""
 
 import msgspec
 
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.calls import UNREADABLE, Fields
-from ridges.gateway.token_estimate import PER_MESSAGE, count_tokens
+from ridges.gateway.calls import UNREADABLE
 
 TOKENS_PER_SECOND = 50
 """Assumed speed of a provider whose buffered answer was not waited for."""
-TOKENS_PER_IMAGE = 3_000
-"""Upper bound for an image at the usual providers."""
-TEMPLATE_TOKENS = 16
-"""What chat templates add beyond what the JSON around the messages takes."""
 MAX_TOKENS = 2**40
 
 
@@ -67,67 +60,3 @@ def parse_usage(raw: msgspec.Raw | bytes | None) -> TokenUsage | None:
         output=completion if beside else completion - reasoning,
         reasoning=reasoning,
     )
-
-
-def most_prompt_tokens(fields: Fields) -> int:
-    """An upper bound of the prompt's tokens: no tokenizer makes more tokens than there are bytes, images apart."""
-    most = sum(len(name) + memoryview(value).nbytes for name, value in fields.items()) + TEMPLATE_TOKENS
-    messages = bytes(fields.get("messages", b""))
-    if b'"image_url"' in messages:
-        image_bytes, images = _images(messages)
-        most += images * TOKENS_PER_IMAGE - image_bytes
-    return most
-
-
-def estimated_prompt_tokens(fields: Fields) -> int:
-    """A fair guess for charging: the text of messages and tools, or of what is to be embedded."""
-    if "input" in fields:
-        inputs = _decoded(fields, "input")
-        return sum(count_tokens(text) for text in (inputs if isinstance(inputs, list) else [inputs]) if _is_text(text))
-    messages = _decoded(fields, "messages")
-    tokens = sum(PER_MESSAGE + _message_tokens(m) for m in (messages if isinstance(messages, list) else ()))
-    tools = bytes(fields.get("tools", b""))
-    return tokens + count_tokens(tools.decode(errors="replace"))
-
-
-def _message_tokens(message: Any) -> int:
-    if not isinstance(message, dict):
-        return 0
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [{"text": content}]
-    tokens = 0
-    for part in parts:
-        if isinstance(part, dict):
-            tokens += TOKENS_PER_IMAGE // 3 if "image_url" in part else 0
-            tokens += count_tokens(part["text"]) if _is_text(part.get("text")) else 0
-    calls = message.get("tool_calls")
-    return tokens + (count_tokens(msgspec.json.encode(calls).decode()) if calls else 0)
-
-
-def _decoded(fields: Fields, name: str) -> Any:
-    try:
-        return msgspec.json.decode(fields.get(name, b"null"))
-    except UNREADABLE:
-        return None
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _images(encoded_messages: bytes) -> tuple[int, int]:
-    """(bytes of image URLs, number of images) in the messages."""
-    image_bytes = images = 0
-    try:
-        messages: Any = msgspec.json.decode(encoded_messages)
-    except UNREADABLE:
-        return 0, 0
-    for message in messages if isinstance(messages, list) else []:
-        content = message.get("content") if isinstance(message, dict) else None
-        for part in content if isinstance(content, list) else []:
-            image = part.get("image_url") if isinstance(part, dict) else None
-            url = image.get("url") if isinstance(image, dict) else image
-            if isinstance(url, str):
-                images += 1
-                image_bytes += len(url.encode())
-    return image_bytes, images
