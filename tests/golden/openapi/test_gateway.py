@@ -48,7 +48,7 @@ async def test_it_names_exactly_the_routes():
     )
     served = {
         (route.path.replace("{name:path}", "{name}"), method.lower())
-        for route in gateway.http.routes
+        for route in gateway.http.app.routes
         for method in route.methods
         if method != "OPTIONS" and route.path not in WITHOUT_DOCUMENT
     }

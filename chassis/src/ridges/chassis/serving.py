@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import structlog
 import uvicorn
 import uvloop
-from litestar import Litestar
+from litestar.types import ASGIApp
 
+from ridges.chassis.http_protocol import strict_protocol
 from ridges.chassis.ports import EventRefused, LogMismatch
 from ridges.chassis.settings import SettingsError
 
@@ -45,7 +46,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> NoReturn:
 
 
 async def serve(
-    app: Litestar,
+    app: ASGIApp,
     *,
     host: str,
     port: int,
@@ -53,12 +54,14 @@ async def serve(
     background: Sequence[Callable[[], Awaitable[None]]] = (),
     drain: Callable[[], Awaitable[None]] | None = None,
     drain_timeout_s: float = 20.0,
+    read_timeout_s: float = 60.0,
 ) -> None:
     """Serve until SIGTERM or SIGINT: then ``drain()``, then stop HTTP, then cancel the background work.
 
     HTTP answers while the drain runs; afterwards open requests get three seconds, so ``drain`` waits for those that
     must not be cut and ends endless streams. A background task may end by itself; one that raises ends the service.
-    A second SIGINT ends the process at once.
+    A second SIGINT ends the process at once. Requests that do not parse get a JSON 400; those that have not arrived
+    after ``read_timeout_s`` a JSON 408.
 
     Raises:
         SystemExit: 1 when HTTP or a background task crashed, 3 when the port (or socket) is taken.
@@ -66,7 +69,13 @@ async def serve(
     """
     listening = _listen(host, port, uds)
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="on", ws="none", timeout_graceful_shutdown=HTTP_GRACE_S
+        app,
+        http=strict_protocol(read_timeout_s),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        ws="none",
+        timeout_graceful_shutdown=HTTP_GRACE_S,
     )
     server = _Server(config)
     stopping = asyncio.Event()

@@ -21,6 +21,7 @@ from ridges.gateway.adapters import make_adapter
 from ridges.gateway.attempts import Attempts
 from ridges.gateway.contents import Contents
 from ridges.gateway.contract_routes import contract_routes
+from ridges.gateway.exact_paths import ExactPaths
 from ridges.gateway.identity import Identity
 from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.meters import Meters
@@ -48,7 +49,7 @@ LARGEST_BODY = 16 * 1024 * 1024
 class Gateway:
     """The wired parts that a process has to run."""
 
-    http: Litestar
+    http: ExactPaths
     states: RunStates
     pipeline: Pipeline
     calls: KeyedCalls
@@ -170,6 +171,7 @@ async def serve_gateway(settings: GatewaySettings) -> None:
             background=gateway.background,
             drain=gateway.pipeline.drain,
             drain_timeout_s=settings.drain_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
         )
 
 
@@ -178,8 +180,8 @@ def main() -> None:
     run(lambda: serve_gateway(load(GatewaySettings)))
 
 
-def _http(pipeline: Pipeline, calls: KeyedCalls, identity: Identity, checks: Mapping[str, Check]) -> Litestar:
-    return Litestar(
+def _http(pipeline: Pipeline, calls: KeyedCalls, identity: Identity, checks: Mapping[str, Check]) -> ExactPaths:
+    app = Litestar(
         route_handlers=[
             *contract_routes(pipeline, calls, identity),
             *openai_routes(pipeline, calls, identity),
@@ -191,6 +193,7 @@ def _http(pipeline: Pipeline, calls: KeyedCalls, identity: Identity, checks: Map
         openapi_config=None,
         logging_config=None,
     )
+    return ExactPaths(app)
 
 
 def _following(states: RunStates) -> Check:

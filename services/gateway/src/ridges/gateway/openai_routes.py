@@ -84,7 +84,8 @@ def chat_call(received: bytes, key: str | None = None) -> ModelCall:
     streamed = _value(fields, "stream", bool | None) or False
     options = _value(fields, "stream_options", _StreamOptions | None) if streamed else None
     limits = [limit for name in LIMIT_FIELDS if (limit := _limit(fields, name)) is not None]
-    answers = _value(fields, "n", int | None) or 1
+    answers = _value(fields, "n", int | None)
+    answers = 1 if answers is None else answers
     if not 1 <= answers <= MOST_ANSWERS:
         raise BodyInvalid(("body", "n"), f"must be between 1 and {MOST_ANSWERS}")
     return ModelCall(

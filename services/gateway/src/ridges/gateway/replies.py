@@ -55,8 +55,13 @@ class _Rendered:
 def _rendered(
     request: AnyRequest, status: int, detail: object, message: str, code: str, headers: dict[str, str]
 ) -> _Rendered:
-    body: dict[str, Any] = {"detail": detail}
-    if request.url.path.startswith("/v1/"):
-        kind = "invalid_request_error" if status < 500 else "server_error"
-        body = {"error": {"message": message, "type": kind, "param": None, "code": code}} | body
+    body = error_body(request.url.path, status, detail, message, code)
     return _Rendered(json_response(msgspec.json.encode(body), status=status, headers=headers))
+
+
+def error_body(path: str, status: int, detail: object, message: str, code: str) -> dict[str, Any]:
+    """``{"detail": …}``; on ``/v1`` with OpenAI's error object."""
+    if not path.startswith("/v1/"):
+        return {"detail": detail}
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}, "detail": detail}

@@ -30,6 +30,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Address to listen on."""
     http_port: int = 8101
     """Port to listen on."""
+    read_timeout_s: float = 60.0
+    """Longest time in which a request must arrive."""
     contents: Literal["full", "none"] = "full"
     """Whether request and reply contents are kept as blobs."""
     call_deadline_s: float = 600.0
@@ -62,7 +64,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("RIDGES_RUN_TOKEN_KEY is not hex; make one with: openssl rand -hex 32") from None
         if len(key) < 32:
             raise ValueError("RIDGES_RUN_TOKEN_KEY is shorter than 32 bytes; make one with: openssl rand -hex 32")
-        for name in ("call_deadline_s", "stream_idle_s", "hedge_after_s"):
+        for name in ("call_deadline_s", "stream_idle_s", "hedge_after_s", "read_timeout_s"):
             if (seconds := getattr(self, name)) is not None and seconds <= 0:
                 raise ValueError(f"RIDGES_{name.upper()} must be more than 0")
 

@@ -1,0 +1,81 @@
+"""HTTP/1.1 as uvicorn reads it, with an end to waiting and errors that programs can read."""
+
+import asyncio
+import json
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+UNREADABLE = "This is not HTTP/1.1 as this server reads it: check the request line, the headers and the length."
+TOO_SLOW = "The request did not arrive within {0:g} s. Send it faster or in smaller parts."
+_REASONS = {400: b"Bad Request", 408: b"Request Timeout"}
+_HEAD = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+
+
+class StrictProtocol(HttpToolsProtocol):
+    """One connection. A request that does not parse gets a 400, one that is not there in time a 408, both as JSON."""
+
+    read_timeout_s: float = 60.0
+    """From the first byte of a request to its last."""
+
+    _arriving = False
+    _answered: RequestResponseCycle | None = None
+    """The cycle of the request before the one that is arriving."""
+    _arrival_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_arrival()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._arriving and self._arrival_timer is None:
+            self._await_arrival()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._arrived()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        self._arriving, self._answered = True, self.cycle
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._arrived()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's text says less
+        self._end(400, UNREADABLE)
+
+    def _await_arrival(self) -> None:
+        self._arrival_timer = self.loop.call_later(self.read_timeout_s, self._too_slow)
+
+    def _arrived(self) -> None:
+        self._arriving = False
+        if self._arrival_timer is not None:
+            self._arrival_timer.cancel()
+            self._arrival_timer = None
+
+    def _too_slow(self) -> None:
+        self._arrival_timer = None
+        if self._arriving:
+            self._end(408, TOO_SLOW.format(self.read_timeout_s))
+        else:
+            self.transport.close()  # connected, and never said a word
+
+    def _end(self, status: int, detail: str) -> None:
+        """Answer, unless this request has got its answer already, and close."""
+        self._arrived()
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete if cycle is self._answered else not cycle.response_started):
+            body = json.dumps({"detail": detail}).encode()
+            self.transport.write(_HEAD % (status, _REASONS[status], len(body)) + body)
+        self.transport.close()
+
+
+def strict_protocol(read_timeout_s: float) -> type[StrictProtocol]:
+    """The protocol class with its time limit."""
+    fields: dict[str, Any] = {"read_timeout_s": read_timeout_s}
+    return type("StrictProtocol", (StrictProtocol,), fields)
