@@ -1,6 +1,8 @@
 """The generated documents are what stands in the repository, and they are what they claim to be."""
 
+import copy
 import json
+from pathlib import Path
 
 import jsonschema_rs
 import pytest
@@ -12,6 +14,7 @@ from ridges.contracts.flows import FLOWS
 REGENERATE = (
     "contracts/schema/{} is not what the code says; if the change is meant, run: python -m ridges.contracts.schema"
 )
+OFFICIAL = Path(__file__).parent / "asyncapi" / "asyncapi-3.0.0.schema.json"
 
 
 @pytest.mark.parametrize("name", sorted(schema.documents()))
@@ -58,6 +61,32 @@ class TestAsyncApi:
     @pytest.fixture
     def document(self):
         return json.loads((schema.FOLDER / "asyncapi.json").read_bytes())
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def official(cls):
+        return jsonschema_rs.validator_for(json.loads(OFFICIAL.read_bytes()))
+
+    def test_it_fits_the_official_schema(self, document, official):
+        assert [f"{error.instance_path}: {error.message}" for error in official.iter_errors(document)] == []
+
+    @pytest.mark.parametrize(
+        ("place", "name", "wrong"),
+        [
+            ((), "asyncapi", "2.6.0"),
+            (("channels", "RunRequested"), "adress", "ev.{run_id}.RunRequested"),
+            (("operations", "ledger.appends.RunRequested"), "action", "push"),
+            (("operations", "ledger.takes.RequestRun", "reply", "address"), "location", "the header"),
+            (("components", "messages", "RunRequested"), "payload", {"type": "structure"}),
+        ],
+    )
+    def test_the_official_schema_refuses_what_is_wrong(self, document, official, place, name, wrong):
+        spoilt = copy.deepcopy(document)
+        part = spoilt
+        for step in place:
+            part = part[step]
+        part[name] = wrong
+        assert not official.is_valid(spoilt)
 
     def test_head(self, document):
         assert document["asyncapi"] == "3.0.0"
