@@ -1,6 +1,7 @@
 """A real sandbox-manager process against a real log, real blobs and a gateway that answers the same to everything."""
 
 import asyncio
+import contextlib
 import io
 import os
 import shutil
@@ -81,22 +82,37 @@ class ManagerProcess:
         return self._process.pid
 
     async def start(self, env: Mapping[str, str] = {}) -> None:
+        self.launch(env)
+        try:
+            await self.until_ready()
+        except BaseException:
+            await self.end(signal.SIGKILL)
+            raise
+
+    def launch(self, env: Mapping[str, str] = {}) -> None:
+        """Start, without waiting."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith("RIDGES_")}
         with self.log.open("ab") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - a few milliseconds, in a test
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "ridges.sandbox_manager"],
                 env=environ | self.env | dict(env),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
-        try:
-            await self._until_ready()
-        except BaseException:
-            await self.end(signal.SIGKILL)
-            raise
 
-    async def _until_ready(self) -> None:
+    async def failing(self, part: str, timeout_s: float = 60) -> str:
+        """What /readyz says of this part, once it is the only one that it names."""
+        async with asyncio.timeout(timeout_s), aiohttp.ClientSession() as http:
+            while True:
+                with contextlib.suppress(aiohttp.ClientError):
+                    async with http.get(f"http://127.0.0.1:{self.port}/readyz") as reply:
+                        failing = (await reply.json())["failing"] if reply.status == 503 else {}
+                        if list(failing) == [part]:
+                            return str(failing[part])
+                await asyncio.sleep(0.1)
+
+    async def until_ready(self) -> None:
         give_up_at, said = asyncio.get_running_loop().time() + 40, "nothing"
         async with aiohttp.ClientSession() as http:
             while asyncio.get_running_loop().time() < give_up_at:

@@ -1,5 +1,7 @@
 """Which sandbox technology a run gets."""
 
+import asyncio
+
 import pytest
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
@@ -67,6 +69,39 @@ async def test_a_self_test_is_believed_for_a_while():
     for _ in range(5):
         await choice.pick("auto")
     assert adapters["docker"].checks == 1
+
+
+async def test_a_self_test_that_takes_longer_than_those_who_ask_wait_comes_to_its_end():
+    """On a busy machine /readyz gives up after two seconds, again and again; the sandbox works all the same."""
+    choice, adapters = technologies("docker")
+    docker, may_end = adapters["docker"], asyncio.Event()
+    docker.check = may_end.wait
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await choice.check()
+    may_end.set()
+    await choice.check()
+    docker.check = None
+    assert (await choice.pick("auto")) is docker, "it was tested once"
+
+
+async def test_a_self_test_at_work_ends_with_the_manager():
+    choice, adapters = technologies("docker")
+    ended = asyncio.Event()
+
+    async def check() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    adapters["docker"].check = check
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await choice.check()
+    await choice.close()
+    assert ended.is_set()
 
 
 async def test_a_technology_that_does_not_answer_does_not_stop_the_sweep_of_the_others():

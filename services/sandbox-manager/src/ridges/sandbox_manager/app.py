@@ -138,6 +138,7 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         )
         yield Service(chosen, capacity, store, admission, handlers, Sweeper(technologies, proxies, live, metrics), http)
     finally:
+        await technologies.close()
         await docker.close()
         if runtime_dir.parent != state_dir:
             with contextlib.suppress(OSError):

@@ -30,7 +30,7 @@ class Technologies:
     def __init__(self, adapters: Mapping[str, Sandbox], preferred: str) -> None:
         self._adapters, self._preferred = dict(adapters), preferred
         self._checked: dict[str, tuple[float, SandboxManagerError | None]] = {}
-        self._checking = asyncio.Lock()
+        self._testing: dict[str, asyncio.Task[SandboxManagerError | None]] = {}
 
     async def pick(self, requested: str) -> Sandbox:
         """The adapter for a run, found fit.
@@ -71,13 +71,28 @@ class Technologies:
                 continue
         return removed
 
+    async def close(self) -> None:
+        """Ends self-tests that nobody waits for any more."""
+        testing = tuple(self._testing.values())
+        for test in testing:
+            test.cancel()
+        await asyncio.gather(*testing, return_exceptions=True)
+
     async def _problem(self, name: str) -> SandboxManagerError | None:
-        async with self._checking:
-            checked_at, problem = self._checked.get(name, (float("-inf"), None))
-            if time.monotonic() - checked_at > _TRUST_S[problem is None]:
-                problem = await self._test(name)
-                self._checked[name] = (time.monotonic(), problem)
+        checked_at, problem = self._checked.get(name, (float("-inf"), None))
+        if time.monotonic() - checked_at <= _TRUST_S[problem is None]:
             return problem
+        if name not in self._testing:
+            self._testing[name] = asyncio.create_task(self._tested(name), name=f"self-test of {name}")
+        return await asyncio.shield(self._testing[name])  # /readyz waits two seconds; on a busy machine it takes longer
+
+    async def _tested(self, name: str) -> SandboxManagerError | None:
+        try:
+            problem = await self._test(name)
+            self._checked[name] = (time.monotonic(), problem)
+            return problem
+        finally:
+            del self._testing[name]
 
     async def _test(self, name: str) -> SandboxManagerError | None:
         adapter = self._adapters.get(name)
