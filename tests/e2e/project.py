@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,13 @@ class Project:
         if agent_environment.exists():
             (self.folder / ".venv-agent").symlink_to(agent_environment)
         self.env = {name: value for name, value in os.environ.items() if not name.startswith("RIDGES_")}
+        self.prefix: list[str] = []
+        """Comes before each command."""
 
     def ridges(self, *args: str, timeout_s: float = 180, env: Mapping[str, str] | None = None) -> "Ended":
         """Runs the command line to its end."""
         done = subprocess.run(
-            [sys.executable, "-m", "ridges.cli", *args],
+            [*self.prefix, sys.executable, "-m", "ridges.cli", *args],
             cwd=self.folder,
             env=self.env | dict(env or {}),
             capture_output=True,
@@ -43,7 +46,7 @@ class Project:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Starts the command line and goes on."""
         return subprocess.Popen(
-            [sys.executable, "-m", "ridges.cli", *args],
+            [*self.prefix, sys.executable, "-m", "ridges.cli", *args],
             cwd=self.folder,
             env=self.env,
             stdout=subprocess.PIPE,
@@ -77,6 +80,40 @@ class Project:
             time.sleep(0.2)
         return left
 
+    def traces(self) -> list[str]:
+        """What sandboxes left on this machine, dead or alive, beside the processes of a running system."""
+        at_work = set(self.state()["pids"].values()) if (self.folder / ".ridges" / "state.json").exists() else set()
+        found = [
+            line for line in self.leftovers() if " -m ridges." not in line and int(line.split(":")[0]) not in at_work
+        ]
+        found += [str(path) for path in (self.folder / ".ridges").rglob(".new-*")]
+        if not (owner := self._owner()):
+            return found
+        for place in self._socket_places(owner):
+            found += [str(path) for path in place.iterdir() if path.is_dir()] if place.exists() else []
+            found += [str(place)] if place.exists() and not at_work and self.folder not in place.parents else []
+        labels = ("ridges.owner",) if at_work else ("ridges.owner", "ridges.reserve")
+        for label in labels if shutil.which("docker") else ():
+            for kind in (("ps", "-aq"), ("network", "ls", "-q")):
+                found += _lines("docker", *kind, "--filter", f"label={label}={owner}")
+        return found
+
+    def wait_for_no_traces(self, timeout_s: float = 90) -> list[str]:
+        """The same after some patience, for a sweep comes once a minute; empty is good."""
+        give_up = time.monotonic() + timeout_s
+        while (left := self.traces()) and time.monotonic() < give_up:
+            time.sleep(0.5)
+        return left
+
+    def _owner(self) -> str:
+        file = self.folder / ".ridges" / "manager" / "installation-id"
+        return file.read_text().strip() if file.exists() else ""
+
+    def _socket_places(self, owner: str) -> list[Path]:
+        others = {os.environ.get("XDG_RUNTIME_DIR"), "/run", tempfile.gettempdir(), "/tmp"} - {None}
+        short = f"ridges-{owner.replace('-', '')[-12:]}"
+        return [self.folder / ".ridges" / "manager" / "p", *(Path(str(place)) / short for place in others)]
+
     def _belongs(self, process: psutil.Process) -> str | None:
         if process.pid == os.getpid():
             return None
@@ -89,6 +126,11 @@ class Project:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return None
         return None
+
+
+def _lines(*command: str) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return [f"{' '.join(command[1:3])}: {line}" for line in done.stdout.split()]
 
 
 class Ended:
