@@ -60,7 +60,7 @@ class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
             await missing.check()
         await missing.close()
 
-    async def test_no_engine_and_no_permission_say_what_to_do(self, tmp_path):
+    async def test_no_engine_says_what_to_do(self, tmp_path):
         nowhere = DockerSandbox(owner="test", default_image=AGENT_IMAGE, engine_url=f"unix://{tmp_path}/no.sock")
         with pytest.raises(SandboxUnavailable, match=r"no Docker Engine answers at unix://.*start it"):
             await nowhere.check()

@@ -2,25 +2,40 @@
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 from docker_images import need_agent_image
 from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
+from unprivileged import need_root, without_rights
 
 
-def self_check(**environ):
+@pytest.fixture
+def public_dir():
+    """A directory that every user may enter, with an empty one ``stage``."""
+    made = Path(tempfile.mkdtemp(prefix="ridges-test-"))
+    made.chmod(0o755)
+    (made / "stage").mkdir()
+    yield made
+    shutil.rmtree(made)
+
+
+def self_check(prefix=(), **environ):
     """What each technology said, by its name."""
     done = subprocess.run(
-        [sys.executable, "-m", "ridges.sandbox_manager.self_check"],
+        [*prefix, sys.executable, "-m", "ridges.sandbox_manager.self_check"],
         capture_output=True,
         text=True,
         timeout=60,
         env={"PATH": os.environ["PATH"], "DOCKER_HOST": "unix:///nowhere/docker.sock"} | environ,
         check=False,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
     checked = json.loads(done.stdout)
     assert all(set(entry) == {"name", "works", "detail", "remedy", "guarantees"} for entry in checked)
     return {entry["name"]: entry for entry in checked}
@@ -59,3 +74,21 @@ def test_docker_works_and_a_missing_image_is_told_with_what_builds_it():
     assert missing["works"] is False
     assert "ridges-nowhere:1" in missing["detail"]
     assert "./just images" in missing["remedy"]
+
+
+def test_an_engine_without_permission_is_told_with_the_command_that_gives_it(public_dir):
+    socket_path = public_dir / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(socket_path))
+        engine.listen()
+        prefix = []
+        if os.geteuid() == 0:
+            socket_path.chmod(0o600)
+            need_root()
+            prefix = without_rights(public_dir / "stage")
+        else:
+            socket_path.chmod(0)
+        docker = self_check(prefix, DOCKER_HOST=f"unix://{socket_path}")["docker"]
+    assert docker["works"] is False
+    assert docker["detail"] == f"no permission to use the Docker Engine at unix://{socket_path}"
+    assert docker["remedy"] == "add this user to its group: sudo usermod -aG docker $USER"

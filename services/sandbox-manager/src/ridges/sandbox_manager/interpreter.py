@@ -77,13 +77,21 @@ def _prefixes(prefix: str, base_prefix: str, real: Path) -> tuple[Path, ...]:
     """What sandboxes get to see. Raises ``SandboxUnavailable`` when that would be somebody's whole home."""
     paths = [Path(prefix), Path(base_prefix), Path(base_prefix).resolve(), real.parent.parent]
     chosen = tuple(dict.fromkeys(path for path in paths if not path.is_relative_to("/usr")))
+    home = _home()
     for path in chosen:
-        if Path.home().resolve().is_relative_to(path):
+        if home.is_relative_to(path):
             raise SandboxUnavailable(
                 f"the interpreter's prefix is {path}: agents would see all of it",
                 "set RIDGES_AGENT_PYTHON to an interpreter installed in a directory of its own",
             )
     return chosen
+
+
+def _home() -> Path:
+    try:
+        return Path.home().resolve()
+    except RuntimeError:  # no HOME, and a uid without a name, as containers may have: only the root is too much
+        return Path("/")
 
 
 def _links(path: Path) -> list[Path]:
