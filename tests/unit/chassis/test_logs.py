@@ -69,3 +69,10 @@ def test_tracebacks_show_no_local_variables(log_format):
 def test_a_level_that_is_none_is_an_error():
     with pytest.raises(ValueError, match="loud"):
         logs.configure("x", "json", "loud")
+
+
+def test_a_log_on_a_full_disk_does_not_break_the_work():
+    program = PROGRAM.format(log_format="json") + "\nprint('to the end', flush=True)\n"
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a device
+        done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=full, check=False)
+    assert done.stdout == b"to the end\n"

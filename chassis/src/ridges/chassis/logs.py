@@ -1,8 +1,9 @@
 """Structured logs on stderr, one line an entry, UTC. ``run_id`` is a bound field: ``log.bind(run_id=…)``."""
 
+import contextlib
 import logging
 import sys
-from typing import Any, Literal
+from typing import Any, Literal, TextIO, cast
 
 import structlog
 
@@ -35,7 +36,8 @@ def configure(service: str, format: Literal["json", "console"] = "json", level: 
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # not through logging, which frameworks set up anew
+        # not through logging, which frameworks set up anew
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Unfailing(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
@@ -48,6 +50,21 @@ def configure(service: str, format: Literal["json", "console"] = "json", level: 
     logging.basicConfig(handlers=[handler], level=number, force=True)
     for noisy in ("uvicorn", "nats", "aiohttp"):
         logging.getLogger(noisy).setLevel(max(number, logging.WARNING))
+
+
+class _Unfailing:
+    """A stream whose full disk costs entries of the log, and not the work that they tell of."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _Named:

@@ -33,6 +33,8 @@ BATCH_AGAIN = frozenset({10174, 10176, 10210})
 """The server lost the start of the batch (it restarted), or too many batches are in flight: begin again."""
 
 REMEMBERED_STREAMS = 10_000
+UNANSWERED = "; is its disk full? nats-server logs it, and must be restarted once there is room"
+"""Source: nats-server 2.15 leaves what it cannot write without an answer, and refuses all that follows."""
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -59,7 +61,8 @@ class Appender:
         ]
         attempt = _Attempt(self._connection, stream_id, messages, expected)
         try:
-            position = await self._connection.persist(f"{stream_id}: appending {type_name(events[-1])}", attempt.once)
+            what = f"{stream_id}: appending {type_name(events[-1])}"
+            position = await self._connection.persist(what, attempt.once, hint=UNANSWERED)
         except WrongPosition as wrong:
             self._remember(stream_id, wrong.actual or 0)
             raise

@@ -136,9 +136,11 @@ class Connection:
         return read_reply(await self.request(f"$JS.API.{path}", payload))
 
     async def persist(
-        self, what: str, attempt: Callable[[], Awaitable[Result]], patience_s: float = PATIENCE_S
+        self, what: str, attempt: Callable[[], Awaitable[Result]], patience_s: float = PATIENCE_S, hint: str = ""
     ) -> Result:
         """The attempt's result; tried again while the log is away or overloaded, until the patience ends.
+
+        ``hint``: why a server that is there may not answer.
 
         Raises:
             EventStoreUnavailable: the patience ended.
@@ -151,7 +153,8 @@ class Connection:
                     await self.ready()
                     return await attempt()
             except TimeoutError:
-                reason = self._trouble if not self._settled.is_set() else reason or f"no answer from {self.place.url}"
+                unanswered = f"no answer from {self.place.url}{hint}"
+                reason = self._trouble if not self._settled.is_set() else reason or unanswered
             except PERMANENT as error:
                 raise EventRefused(f"{what}: {error}") from error
             except (ServiceUnavailableError, ServerError) as error:

@@ -27,6 +27,8 @@ PASSED_ON = (
     "SSL_CERT_DIR",
 )
 """Environment variables of the user that every service gets. Provider keys go to the gateway alone."""
+MIN_FREE = "RIDGES_MIN_FREE_BYTES"
+"""The one setting of a service that is passed on: it is what the sandbox-manager names when the disk is nearly full."""
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,6 +127,8 @@ def _manager_environment(config: Config, state: StateDir, gateway_url: str, sand
         "RIDGES_RUN_TOKEN_KEY": state.run_token_key(),
         "RIDGES_MANAGER_NAME": "embedded-" + state.secret("installation_id")[:12],
     }
+    if MIN_FREE in os.environ:
+        env[MIN_FREE] = os.environ[MIN_FREE]
     if config.sandbox.slots:
         env["RIDGES_SLOTS"] = str(config.sandbox.slots)
     if config.sandbox.image:
@@ -148,6 +152,8 @@ def _write_nats_conf(state: StateDir, port: int, monitor_port: int) -> Path:
         f"  store_dir: {_quoted(str(state.nats))}\n"
         "  # an acknowledged event survives a power cut\n"
         "  sync_interval: always\n"
+        "  # the disk is the limit: streams reserve their largest sizes, for which a small disk would have no room\n"
+        "  max_file_store: 1TB\n"
         "}\n",
         "utf-8",
     )

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import sys
 import time
@@ -28,6 +29,10 @@ LONGEST_BACKOFF_S = 10.0
 STEADY_AFTER_S = 30.0
 ABANDONED_AFTER_S = 5.0
 PR_SET_PDEATHSIG = 1
+ROOM_BYTES = 8 * 1024**2
+"""Free again on the log's disk: nats-server is worth a new start."""
+STUCK = b"no space left on device"
+"""In nats-server's log. Source: nats-server 2.15, a stream that could not write refuses all appends until a restart."""
 
 
 class SupervisedProcess:
@@ -39,6 +44,7 @@ class SupervisedProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self._keeper: asyncio.Task[None] | None = None
+        self._read_to = self._log.stat().st_size if self._log.exists() else 0
         self.restarts = 0
 
     @property
@@ -69,6 +75,19 @@ class SupervisedProcess:
                 last = str(error) or type(error).__name__
             await asyncio.sleep(0.03)
         raise CliError(f"{self.plan.name} is not ready after {START_TIMEOUT_S:.0f} s: {last}; its log: {self._log}")
+
+    def new_words(self) -> bytes:
+        """What it wrote to its log since the last call."""
+        with self._log.open("rb") as log:
+            log.seek(self._read_to)
+            words = log.read()
+        self._read_to += len(words)
+        return words
+
+    def restart(self) -> None:
+        """End it; the keeper starts it again."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.terminate()
 
     async def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         self._stopping = True
@@ -118,12 +137,14 @@ class SupervisedProcess:
                 return
             self.restarts += 1
             backoff_s = 0.2 if time.monotonic() - born > STEADY_AFTER_S else min(backoff_s * 2, LONGEST_BACKOFF_S)
-            print(
-                f"{self.plan.name} ended with {code}; started again in {backoff_s:.1f} s: {self.last_words()}",
-                flush=True,
-            )
+            _say(f"{self.plan.name} ended with {code}; started again in {backoff_s:.1f} s: {self.last_words()}")
             await asyncio.sleep(backoff_s)
             await self._spawn()
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # a full disk must not end the system
+        print(text, flush=True)
 
 
 def _die_with_parent() -> None:
@@ -138,6 +159,7 @@ class Supervisor:
         self._nats = SupervisedProcess(plan.nats, state.logs)
         self._services = [SupervisedProcess(service, state.logs) for service in plan.services]
         self._started_at = datetime.now(UTC)
+        self._log_is_stuck = False
 
     async def run(self, stop: asyncio.Event) -> None:
         """Runs the system until ``stop``, or until its last user was killed.
@@ -154,6 +176,7 @@ class Supervisor:
             while not stop.is_set() and time.monotonic() - used_at < ABANDONED_AFTER_S:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 1.0)
+                self._mend_log()
                 self._write("ready", "")
                 used_at = used_at if self._state.abandoned else time.monotonic()
         except CliError as error:
@@ -179,23 +202,35 @@ class Supervisor:
             self._write("starting", "services")
             await asyncio.gather(*(service.wait_ready(session, deadline) for service in self._services))
 
+    def _mend_log(self) -> None:
+        """The log goes on by itself once its full disk has room again."""
+        if STUCK in self._nats.new_words():
+            self._log_is_stuck = True
+        if self._log_is_stuck and shutil.disk_usage(self._state.nats).free > ROOM_BYTES:
+            _say(f"the disk of {self._state.nats} was full and has room again: nats-server is restarted")
+            self._log_is_stuck = False
+            self._nats.restart()
+
     def _write(self, phase: str, detail: str) -> None:
         processes = [self._nats, *self._services]
         urls = self._plan.urls
-        self._state.write(
-            SystemState(
-                supervisor_pid=os.getpid(),
-                phase=phase,  # type: ignore[arg-type]
-                detail=detail,
-                nats_url=self._plan.nats_url,
-                ledger_url=urls["ledger"],
-                gateway_url=urls["gateway"],
-                sandbox_manager_url=urls["sandbox-manager"],
-                evaluator_url=urls["evaluator"],
-                pids={process.plan.name: process.pid for process in processes if process.pid},
-                started_at=self._started_at,
-            )
+        state = SystemState(
+            supervisor_pid=os.getpid(),
+            phase=phase,  # type: ignore[arg-type]
+            detail=detail,
+            nats_url=self._plan.nats_url,
+            ledger_url=urls["ledger"],
+            gateway_url=urls["gateway"],
+            sandbox_manager_url=urls["sandbox-manager"],
+            evaluator_url=urls["evaluator"],
+            pids={process.plan.name: process.pid for process in processes if process.pid},
+            started_at=self._started_at,
         )
+        try:
+            self._state.write(state)
+        except OSError as error:
+            if phase == "starting":
+                raise CliError(f"cannot write {self._state.path}: {error.strerror}; make room") from error
 
 
 async def _main(sandbox: str | None) -> None:

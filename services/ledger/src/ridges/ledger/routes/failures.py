@@ -54,6 +54,12 @@ def _blob_missing(_request: AnyRequest, error: BlobMissing) -> Answer:
     return problems_http.error_response(500, "A blob is missing", detail)
 
 
+def _blobs_unavailable(_request: AnyRequest, error: OSError) -> Answer:
+    detail = f"{error.strerror or error}; mend it, and ask again with the same run_id or Idempotency-Key"
+    headers = {"Retry-After": RETRY_AFTER_S}
+    return problems_http.error_response(503, "The blob store cannot be used", detail, headers=headers)
+
+
 def _undecodable(_request: AnyRequest, error: UndecodableEvent) -> Answer:
     return problems_http.error_response(500, "The log holds an event this release cannot read", str(error))
 
@@ -91,5 +97,6 @@ exception_handlers: ExceptionHandlersMap = {
     EventStoreUnavailable: _log_unavailable,
     EventRefused: _append_refused,
     BlobMissing: _blob_missing,
+    OSError: _blobs_unavailable,
     UndecodableEvent: _undecodable,
 }
