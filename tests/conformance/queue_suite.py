@@ -6,7 +6,7 @@ import time
 import pytest
 from conformance.event_store_suite import cancelled, evaluating, eventually, started
 
-from ridges.chassis.ports import DeliveryPolicy, EventRefused
+from ridges.chassis.ports import DeliveryPolicy, EventRefused, LeftToOthers
 from ridges.contracts.events import AgentStarted, RunCancelled
 
 QUICK = DeliveryPolicy(ack_wait_s=1.0, max_deliver=3, retry_delays_s=(0.1, 0.3))
@@ -281,6 +281,30 @@ class QueueSuite:
             async with other.consume("q", [RunCancelled], take):
                 await eventually(lambda: rest == [1, 2, 3, 4], timeout_s=3)
         assert taken == []
+
+    async def test_a_message_that_is_left_to_others_stays_theirs(self, log):
+        """Settled where it was overtaken, it would be lost with the consumer that has it."""
+        store, other = await log.open(), await log.open()
+        policy = DeliveryPolicy(ack_wait_s=1.0)
+        begun, taken_over = asyncio.Event(), asyncio.Event()
+        handled = []
+
+        async def overtaken(_recorded):
+            begun.set()
+            await taken_over.wait()
+            raise LeftToOthers
+
+        async def handle(recorded):
+            handled.append(recorded.position)
+
+        await store.append("a", [cancelled("a")])
+        async with store.consume("q", [RunCancelled], overtaken, policy) as queue:
+            await begun.wait()
+            queue.stop_fetching()
+            taken_over.set()
+            await queue.drain(5)
+        async with other.consume("q", [RunCancelled], handle, policy):
+            await eventually(lambda: handled == [1], timeout_s=10)
 
     async def test_after_the_drain_timeout_handlers_are_cancelled_and_their_messages_come_again_at_once(self, log):
         store, other = await log.open(), await log.open()

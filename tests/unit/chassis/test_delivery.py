@@ -6,7 +6,7 @@ import pytest
 
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.delivery import HandlerPool, retry_delay_s
-from ridges.chassis.ports import DeliveryPolicy, GiveBack
+from ridges.chassis.ports import DeliveryPolicy, GiveBack, LeftToOthers
 from ridges.contracts.codec import encode
 from ridges.contracts.events import RunCancelled
 
@@ -99,6 +99,29 @@ async def test_a_message_that_is_given_back_comes_again_at_once_and_has_not_fail
         while told != ["again", "done"]:  # noqa: ASYNC110 - the fake has no event to wait for
             await asyncio.sleep(0.01)
     await pool.drain(1)
+
+
+async def test_a_message_that_is_left_to_others_is_not_settled():
+    told = []
+    coming = asyncio.Queue()
+    coming.put_nowait(FakeDelivery(told))
+    second = FakeDelivery(told)
+    second.position += 1
+    coming.put_nowait(second)
+    handled = []
+
+    async def handle(recorded):
+        handled.append(recorded.position)
+        if len(handled) == 1:
+            raise LeftToOthers
+
+    pool = HandlerPool("q", handle, DeliveryPolicy(max_deliver=1))
+    pool.start([coming.get])
+    async with asyncio.timeout(5):
+        while told != ["done"]:  # noqa: ASYNC110 - the fake has no event to wait for
+            await asyncio.sleep(0.01)
+    await pool.drain(1)
+    assert len(handled) == 2
 
 
 async def test_only_one_worker_asks_and_as_many_work_as_there_is_work_for():

@@ -22,7 +22,7 @@ from unit.sandbox_manager.samples import (
 from ridges.chassis.blob_store import MemoryBlobStore
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.memory_store import MemoryEventStore
-from ridges.chassis.ports import EventStoreUnavailable, GiveBack, Recorded
+from ridges.chassis.ports import EventStoreUnavailable, GiveBack, LeftToOthers, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
 from ridges.sandbox_manager.admission import Admission, Want
@@ -91,7 +91,7 @@ class Scene:
             store=self.store,
             blobs=self.blobs,
             clock=self.clock,
-            technologies=Technologies({"docker": self.sandbox}, "docker"),
+            technologies=Technologies({"docker": self.sandbox}, "docker", self.clock),
             proxies=self.proxies,
             live=self.live,
             metrics=ManagerMetrics(CollectorRegistry()),
@@ -110,12 +110,13 @@ class Scene:
         await self.store.append(RUN, self.history)
         return self
 
-    async def deliver(self, event=None) -> list[ev.AnyEvent]:
-        """What the delivery of the request (or of another event) adds to the log."""
+    async def deliver(self, event=None, *, left_to_others=False) -> list[ev.AnyEvent]:
+        """What the delivery of the request (or of another event) adds to the log, and whether it is settled then."""
         before = len(await self.store.read_run(RUN))
         event = event or self.history[0]
         handler = self.handlers.run_agent if isinstance(event, ev.RunRequested) else self.handlers.run_evaluation
-        await handler(Recorded(position=1, event=event))
+        with pytest.raises(LeftToOthers) if left_to_others else contextlib.nullcontext():
+            await handler(Recorded(position=1, event=event))
         return [recorded.event for recorded in await self.store.read_run(RUN)][before:]
 
 
@@ -158,7 +159,7 @@ async def test_two_managers_never_start_the_same_attempt():
         return scene.sandbox
 
     scene.handlers._technologies.pick = pick_slowly
-    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted]
+    assert [type(event) for event in await scene.deliver(left_to_others=True)] == [ev.AgentStarted]
     assert scene.sandbox.specs == []
 
 
@@ -175,7 +176,19 @@ async def test_a_result_that_was_overtaken_is_dropped(overtaking):
         return PATCHED
 
     scene.sandbox.ends = [meanwhile]
-    assert [type(each) for each in await scene.deliver()] == [ev.AgentStarted, type(event)]
+    added = await scene.deliver(left_to_others=isinstance(event, ev.AgentStarted))
+    assert [type(each) for each in added] == [ev.AgentStarted, type(event)]
+
+
+async def test_an_attempt_that_breaks_after_it_was_overtaken_is_not_tried_again():
+    scene = await Scene(PATCHED).set()
+
+    async def meanwhile(_spec, _cancelled):
+        await scene.store.append(RUN, [started(2)])
+        return SandboxFailed(RUN, "broke")
+
+    scene.sandbox.ends = [meanwhile]
+    assert [event.attempt for event in await scene.deliver(left_to_others=True)] == [1, 2]
 
 
 async def test_other_facts_of_the_run_do_not_cost_the_result():
@@ -220,12 +233,13 @@ async def test_a_cancelled_sandbox_leaves_nothing_in_the_log():
     scene = await Scene(PATCHED).set()
 
     async def until_cancelled(_spec, cancelled_event):
+        await scene.store.append(RUN, [cancelled()])
         scene.live.cancel(RUN)
         await cancelled_event.wait()
         return left(cancelled=True, difference=b"diff")
 
     scene.sandbox.ends = [until_cancelled]
-    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted]
+    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted, ev.RunCancelled]
 
 
 async def test_the_same_run_delivered_twice_to_one_manager_runs_once():
@@ -361,8 +375,9 @@ async def test_a_run_cancelled_while_it_waits_is_done_with():
     async with scene.admission.place(Want(position=0), given_up=asyncio.Event(), wait_s=1):
         waiting = asyncio.create_task(scene.deliver())
         await asyncio.sleep(0.02)
+        await scene.store.append(RUN, [cancelled()])
         assert scene.live.cancel(RUN) == 1
-        assert await asyncio.wait_for(waiting, 5) == []
+        assert [type(event) for event in await asyncio.wait_for(waiting, 5)] == [ev.RunCancelled]
     assert (scene.sandbox.specs, scene.admission.waiting, scene.admission.at_work) == ([], 0, 0)
 
 
@@ -376,7 +391,7 @@ async def test_an_attempt_that_another_manager_took_for_lost_ends_and_its_result
         return PATCHED
 
     scene.sandbox.ends = [while_overtaken]
-    assert [event.attempt for event in await scene.deliver()] == [1, 2]
+    assert [event.attempt for event in await scene.deliver(left_to_others=True)] == [1, 2]
     watching.cancel()
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from ridges.chassis.clock import SystemClock
 from ridges.sandbox_manager.errors import SandboxUnavailable
 from ridges.sandbox_manager.technologies import ProcessNotAllowed, Technologies
 
@@ -29,7 +30,7 @@ def technologies(preferred: str = "auto", *, docker: bool = True, bubblewrap: bo
     }
     if process:
         adapters["process"] = FakeSandbox("process")
-    return Technologies(adapters, preferred), adapters
+    return Technologies(adapters, preferred, SystemClock()), adapters
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import structlog
 
-from ridges.chassis.ports import DeliveryPolicy, GiveBack, Handler, Recorded
+from ridges.chassis.ports import DeliveryPolicy, GiveBack, Handler, LeftToOthers, Recorded
 from ridges.contracts.codec import UndecodableEvent, decode
 
 log = structlog.get_logger(__name__)
@@ -140,6 +140,9 @@ class HandlerPool:
         given_back = False
         try:
             await self._handler(recorded)
+        except LeftToOthers:
+            bound.info("left to others, who have the message by now")
+            return
         except GiveBack:
             given_back = True
         except asyncio.CancelledError as error:

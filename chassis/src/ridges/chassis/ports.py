@@ -57,6 +57,12 @@ class GiveBack(Exception):
     """Raised by a handler that does not get to its message: who asks next gets it, at once. This is no failure."""
 
 
+class LeftToOthers(Exception):
+    """Raised by a handler whose message is in other hands by now: it is not settled here, for that would settle it for
+    them too. Whoever works on it settles it; when they are lost, it comes again after the acknowledgement time.
+    """
+
+
 class DeliveryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """How a queue treats its messages."""
 

@@ -100,7 +100,7 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         idle_network=chosen.docker_reserve,
         host_path=host_path or (lambda path: path),
     )
-    technologies = Technologies(adapters(chosen, docker), chosen.sandbox)
+    technologies = Technologies(adapters(chosen, docker), chosen.sandbox, clock)
     proxies = NginxProxies(
         runtime_dir=runtime_dir,
         nginx=find_nginx(runtime_dir),

@@ -6,13 +6,23 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from ridges.chassis.ports import NEW, EventStore, EventStoreUnavailable, LastPosition, WrongPosition
+from ridges.chassis.ports import NEW, EventStore, EventStoreUnavailable, LastPosition, Recorded, WrongPosition
 from ridges.contracts.events import AnyEvent
 
 log = structlog.get_logger(__name__)
 
 Decide = Callable[[Sequence[AnyEvent]], AnyEvent | None]
 """The run's events -> the event to append (with the same id each time), or None to append nothing."""
+
+
+async def surely_read(store: EventStore, run_id: str) -> list[Recorded]:
+    """The run's events, whenever the log answers."""
+    while True:
+        try:
+            return await store.read_run(run_id)
+        except EventStoreUnavailable as error:
+            log.warning("the event log does not answer, trying again", run_id=run_id, error=str(error))
+            await asyncio.sleep(1.0)
 
 
 async def append_decided(store: EventStore, run_id: str, event_id: str, decide: Decide) -> AnyEvent | None:

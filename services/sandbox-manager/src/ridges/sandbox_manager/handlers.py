@@ -1,20 +1,20 @@
 """What the sandbox-manager does about a request: start, run, tell the log what became of it."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 import structlog
 
-from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable, GiveBack, Recorded
+from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable, GiveBack, LeftToOthers, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
 from ridges.sandbox_manager.admission import Admission, Want
 from ridges.sandbox_manager.agent_sandbox import AgentInputs, agent_spec, evaluation_spec
 from ridges.sandbox_manager.capacity import FreeSpace
-from ridges.sandbox_manager.deciding import append_decided
+from ridges.sandbox_manager.deciding import append_decided, surely_read
 from ridges.sandbox_manager.domain import (
     GiveUp,
     Nothing,
@@ -76,6 +76,7 @@ class Handlers:
 
         Raises:
             GiveBack: no slot was free in time.
+            LeftToOthers: another manager has begun a newer attempt: the request is in its hands.
             Exception: it must be tried again; the queue delivers the request once more after a delay.
         """
         requested = recorded.event
@@ -89,11 +90,15 @@ class Handlers:
                 if not placed and not live.cancelled.is_set():
                     self._metrics.given_back()
                     raise GiveBack
+                await self._leave_unless_over(
+                    requested.run_id, lambda events: decide_agent(fold(events), self._max_attempts)
+                )
 
     async def run_evaluation(self, recorded: Recorded) -> None:
         """One evaluation sandbox, told to the log from start to end.
 
         Raises:
+            LeftToOthers: other managers have begun it as often as it may be: the request is in their hands.
             Exception: it must be tried again.
         """
         requested = recorded.event
@@ -101,6 +106,9 @@ class Handlers:
         with structlog.contextvars.bound_contextvars(run_id=requested.run_id, evaluation_id=requested.evaluation_id):
             async with self._enter(requested.evaluation_id, requested.run_id, "evaluation") as live:
                 await self._evaluate(requested, live)
+                await self._leave_unless_over(
+                    requested.run_id, lambda events: decide_evaluation(events, requested, self._max_attempts)
+                )
 
     async def watch_cancels(self, after: int) -> None:
         """Ends the sandboxes whose result nobody wants any more, from that position of the log on. Never returns."""
@@ -137,6 +145,7 @@ class Handlers:
             self._technologies.distrust(technology.name)
             mishap = mishap_of(error)
             if mishap.retry and decision.attempt < self._max_attempts:
+                await self._leave_when_overtaken(requested.run_id, decision.attempt)
                 raise
             await self._agent_failed(requested, GiveUp(decision.attempt, mishap.cause, plain(str(error))))
 
@@ -329,6 +338,21 @@ class Handlers:
         log.info("evaluation ended", exit_code=exited.exit.exit_code, cause=exited.cause)
 
     # -- both
+
+    async def _leave_unless_over(self, run_id: str, decide: Callable[[list[ev.AnyEvent]], object]) -> None:
+        """A request is done with when the log says so, not when this manager has nothing more to do about it.
+
+        Settling it any earlier would take it from the manager that works on it: lost, it would never come again.
+        """
+        events = [recorded.event for recorded in await surely_read(self._store, run_id)]
+        if not isinstance(decide(events), Nothing):
+            raise LeftToOthers
+
+    async def _leave_when_overtaken(self, run_id: str, attempt: int) -> None:
+        """Before an attempt is tried again: not when somebody else does so already."""
+        run = fold(recorded.event for recorded in await surely_read(self._store, run_id))
+        if run is not None and not run.ended and run.attempt > attempt:
+            raise LeftToOthers
 
     def _enter(self, key: str, run_id: str, kind: Kind) -> AbstractAsyncContextManager[LiveSandbox]:
         return self._live.enter(key, run_id, self._clock.new_id(), kind, self._clock.now())

@@ -1,9 +1,9 @@
 """Which sandbox technology a run gets."""
 
 import asyncio
-import time
 from collections.abc import Mapping
 
+from ridges.chassis.ports import Clock
 from ridges.sandbox_manager.errors import SandboxManagerError, SandboxUnavailable
 from ridges.sandbox_manager.ports import Sandbox
 
@@ -27,8 +27,8 @@ class ProcessNotAllowed(SandboxManagerError):
 class Technologies:
     """The adapters of this manager, and which of them work."""
 
-    def __init__(self, adapters: Mapping[str, Sandbox], preferred: str) -> None:
-        self._adapters, self._preferred = dict(adapters), preferred
+    def __init__(self, adapters: Mapping[str, Sandbox], preferred: str, clock: Clock) -> None:
+        self._adapters, self._preferred, self._clock = dict(adapters), preferred, clock
         self._checked: dict[str, tuple[float, SandboxManagerError | None]] = {}
         self._testing: dict[str, asyncio.Task[SandboxManagerError | None]] = {}
 
@@ -80,7 +80,7 @@ class Technologies:
 
     async def _problem(self, name: str) -> SandboxManagerError | None:
         checked_at, problem = self._checked.get(name, (float("-inf"), None))
-        if time.monotonic() - checked_at <= _TRUST_S[problem is None]:
+        if self._clock.monotonic() - checked_at <= _TRUST_S[problem is None]:
             return problem
         if name not in self._testing:
             self._testing[name] = asyncio.create_task(self._tested(name), name=f"self-test of {name}")
@@ -89,7 +89,7 @@ class Technologies:
     async def _tested(self, name: str) -> SandboxManagerError | None:
         try:
             problem = await self._test(name)
-            self._checked[name] = (time.monotonic(), problem)
+            self._checked[name] = (self._clock.monotonic(), problem)
             return problem
         finally:
             del self._testing[name]
