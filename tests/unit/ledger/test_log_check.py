@@ -11,7 +11,7 @@ from ridges.chassis.blob_store import MemoryBlobStore
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import ref_to
 from ridges.contracts.limits import SandboxLimits
-from ridges.contracts.usage import TokenPrice
+from ridges.contracts.usage import TokenPrice, TokenUsage
 from ridges.ledger.passes.log_source import raw_of
 from ridges.ledger.passes.verify import verify
 
@@ -94,6 +94,17 @@ def test_events_of_a_run_out_of_order_are_named(order, wrong):
     good = a_good_run(Author())
     kinds, _ = found(raw_log([good[place] for place in order]))
     assert ("order", wrong) in kinds
+
+
+def test_the_release_of_a_reservation_that_was_never_stored_is_no_finding():
+    """The gateway cannot know: the append was not answered. A call that did cost something must have been reserved."""
+    author = Author()
+    good = a_good_run(author)
+    fields = {"call_id": "lost", "kind": "chat", "model": "m", "usage": TokenUsage(), "status": 503, "detail": "away"}
+    release = author.event(ev.InferenceFailed, attempts=(), cost_nano_usd=0, **fields)
+    assert found(raw_log([*good[:4], release, *good[4:]]))[0] == []
+    charged = msgspec.structs.replace(release, cost_nano_usd=1)
+    assert ("order", 5) in found(raw_log([*good[:4], charged, *good[4:]]))[0]
 
 
 def test_an_event_id_twice_is_named():

@@ -163,13 +163,18 @@ def _order(run: _Run, event: ev.AnyEvent) -> Iterator[tuple[str, str]]:
         case ev.PatchProduced() | ev.AgentFailed() if event.attempt > run.attempt:
             yield "order", f"attempt {event.attempt} ends but did not start"
         case ev.InferenceMade() | ev.InferenceFailed():
-            if event.call_id not in run.open and event.call_id not in run.closed:
+            if event.call_id not in run.open and event.call_id not in run.closed and not _is_release(event):
                 yield "order", f"call {event.call_id} was not reserved before it"
             yield from _amounts(event)
         case ev.InferenceSettled() if event.call_id not in run.open and event.call_id not in run.closed:
             yield "order", f"call {event.call_id} was not reserved before it"
     if isinstance(event, _EVALUATION) and not run.evaluated:
         yield "order", "no evaluation was requested before it"
+
+
+def _is_release(event: ev.InferenceMade | ev.InferenceFailed) -> bool:
+    """Of a reservation whose append was not answered: it may never have been stored, or come after its release."""
+    return isinstance(event, ev.InferenceFailed) and not event.attempts and event.cost_nano_usd == 0
 
 
 def _amounts(event: ev.InferenceMade | ev.InferenceFailed) -> Iterator[tuple[str, str]]:
