@@ -167,6 +167,27 @@ def test_sigterm_lets_calls_end_and_loses_nothing(start, log, mock):
     assert len(log.events(run_id, ev.InferenceMade)) == 8
 
 
+def test_sigterm_ends_what_does_not_end_by_itself_and_settles_it(start, log, mock):
+    """A stream without end, one that is stuck, a slow call: each is told, each is charged, none stays open."""
+    gateway = start(mock_config(mock.url, "trickle", "hang", "slow 60"), drain_timeout_s=1)
+    run_id = log.new_run()
+    with ThreadPoolExecutor(3) as pool:
+        streams = [pool.submit(chat, gateway, run_id, model, stream=True) for model in ("trickle", "hang")]
+        buffered = pool.submit(chat, gateway, run_id, "slow-60", key="k")
+        eventually(lambda: mock.open == 3, 20)
+        assert gateway.terminate(60) == 0
+        for stream in streams:
+            text = stream.result().text
+            assert "Hello" in text
+            assert "[DONE]" not in text
+            assert json.loads(text.strip().rpartition("data: ")[2])["error"]["code"] == "shutting_down"
+        assert (buffered.result().status_code, buffered.result().json()["error"]["code"]) == (503, "shutting_down")
+    assert not open_calls(log, run_id)
+    failed = log.events(run_id, ev.InferenceFailed)
+    assert [(event.status, event.attempts[0].outcome) for event in failed] == [(503, "abandoned")] * 3
+    assert all(event.cost_nano_usd > 0 for event in failed)
+
+
 def test_a_gateway_leaves_the_reservations_of_others_alone_and_they_still_count(start, log, mock):
     gateway = start(mock_config(mock.url, "slow 20", "ok"))
     run_id = log.new_run(max_cost_nano_usd=5_000_000)

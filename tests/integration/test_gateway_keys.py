@@ -99,16 +99,17 @@ def test_a_call_that_failed_frees_its_key(start, log, mock):
     assert chat(gateway, run_id, "status-500", key="k").status_code == 200
 
 
-def test_a_caller_that_left_frees_its_key_too(start, log, mock):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_caller_that_leaves_and_asks_again_gets_the_answer_and_pays_once(start, log, mock, streamed):
     gateway = start(mock_config(mock.url, "slow 2"))
     run_id = log.new_run()
-    body = {"model": "slow-2", "messages": MESSAGES}
+    body = {"model": "slow-2", "messages": MESSAGES} | ({"stream": True} if streamed else {})
     with gateway.client(run_id) as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/chat/completions", json=body, headers={"Idempotency-Key": "k"}, timeout=0.3)
-    assert mock.lost.wait(5)
-    assert chat(gateway, run_id, "slow-2", key="k").status_code == 200
-    assert len(mock.bodies) == 2
-    assert len(log.events(run_id, ev.InferenceFailed)) == len(log.events(run_id, ev.InferenceMade)) == 1
+    again = chat(gateway, run_id, "slow-2", key="k", **({"stream": True} if streamed else {}))
+    assert (again.status_code, "Hello" in again.text) == (200, True)
+    assert len(mock.bodies) == len(log.events(run_id, ev.InferenceMade)) == 1
+    assert log.events(run_id, ev.InferenceFailed) == []
 
 
 def test_an_answered_key_is_answered_although_the_budget_is_spent(start, log, mock):

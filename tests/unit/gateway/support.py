@@ -214,4 +214,11 @@ def chat(name="m", text="hello", **changes) -> ModelCall:
     return ModelCall(**({"kind": "chat", "model": name, "fields": fields, "received": b"{}"} | changes))
 
 
+async def until(check):
+    """Returns when the check, which may be async, is true."""
+    async with asyncio.timeout(20):
+        while not (await found if asyncio.iscoroutine(found := check()) else found):  # noqa: ASYNC110 - any condition
+            await asyncio.sleep(0.01)
+
+
 UNREACHABLE = ProviderUnreachable("connection refused")

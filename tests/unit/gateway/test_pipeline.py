@@ -15,6 +15,7 @@ from unit.gateway.support import (
     model,
     provider,
     run_events,
+    until,
 )
 
 from ridges.chassis.ports import EventStoreUnavailable
@@ -405,6 +406,39 @@ async def test_a_draining_gateway_ends_its_calls_and_takes_no_new_ones():
         await draining
         assert await asking == "hi"
         assert len(await world.events(run_id, ev.InferenceMade)) == 1
+
+
+async def test_a_drain_that_takes_too_long_cuts_its_calls_off_and_leaves_nothing_open():
+    async with World((provider(timeout_s=60), ScriptedProvider(lambda _: 30.0))).running() as world:
+        run_id = await world.run()
+        asking = asyncio.create_task(ask(world, run_id))
+        await until(lambda: world.events(run_id, ev.InferenceReserved))
+        await asyncio.wait_for(world.pipeline.drain(0.1), 10)
+        with pytest.raises(errors.ShuttingDown):
+            await asking
+        (failed,) = await world.events(run_id, ev.InferenceFailed)
+    assert (failed.status, failed.attempts[0].outcome, failed.cost_nano_usd > 0) == (503, "abandoned", True)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"prompt_tokens": 0, "completion_tokens": 0},
+        {"prompt_tokens": 9},
+        {"prompt_tokens": 9, "completion_tokens": 0},
+    ],
+)
+async def test_usage_that_the_answer_refutes_is_estimated(prompt, output):
+    told = {"prompt_tokens": prompt, "completion_tokens": output}
+    body = {"choices": [{"message": {"content": "x" * 400}}], "usage": told}
+    reply = ProviderReply(status=200, body=msgspec.json.encode(body))
+    async with World((provider(), ScriptedProvider(lambda _: reply))).running() as world:
+        run_id = await world.run()
+        await ask(world, run_id)
+        (made,) = await world.events(run_id, ev.InferenceMade)
+    assert made.attempts[0].usage_source == "estimated"
+    assert made.usage.output == count_tokens("x" * 400)
 
 
 async def test_provider_slots_are_a_fair_queue():

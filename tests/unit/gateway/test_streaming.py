@@ -4,7 +4,7 @@ import asyncio
 
 import msgspec
 import pytest
-from unit.gateway.support import UNREACHABLE, ScriptedProvider, World, chat, chunk, completion, provider, usage
+from unit.gateway.support import UNREACHABLE, ScriptedProvider, World, chat, chunk, completion, provider, until, usage
 
 from ridges.contracts import events as ev
 from ridges.gateway import errors
@@ -122,6 +122,57 @@ async def test_a_stream_that_breaks_ends_in_an_error_event_and_is_billed_by_esti
     assert failed.attempts[0].usage_source == "estimated"
     assert failed.usage.output == count_tokens("Hello" * 8) > 1
     assert failed.cost_nano_usd > 0
+    assert b"Hello" in world.blobs.contents[failed.reply.digest]
+
+
+def finish(*indexes):
+    body = {"choices": [{"index": index, "delta": {}, "finish_reason": "stop"} for index in indexes]}
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "whole"),
+    [
+        ([finish(0)], False),
+        ([finish(0), finish(0)], False),
+        ([finish(0), finish(1)], True),
+        ([finish(1, 0)], True),
+        ([finish(0), DONE], True),
+    ],
+    ids=["one", "one twice", "both", "both at once", "done"],
+)
+async def test_several_answers_are_whole_when_each_is(ending, whole):
+    script = ScriptedProvider(lambda _: [chunk("Hello"), *ending])
+    async with World((provider(), script)).running() as world:
+        run_id = await world.run()
+        out = await collect(world, run_id, streamed(answers=2))
+        made, failed = await world.events(run_id, ev.InferenceMade), await world.events(run_id, ev.InferenceFailed)
+    assert (out[-1] == DONE, len(made), len(failed)) == (whole, int(whole), int(not whole))
+
+
+async def test_a_drain_that_takes_too_long_ends_streams_with_an_error_event():
+    script = ScriptedProvider(lambda _: [chunk("Hello" * 8), 30.0, *WHOLE])
+    async with World((provider(), script)).running() as world:
+        run_id = await world.run()
+        collecting = asyncio.create_task(collect(world, run_id))
+        await until(lambda: script.open)
+        await asyncio.wait_for(world.pipeline.drain(0.1), 10)
+        out = await collecting
+        (failed,) = await world.events(run_id, ev.InferenceFailed)
+        kept = world.blobs.contents[failed.reply.digest]
+    assert msgspec.json.decode(out[-1].removeprefix(b"data: "))["error"]["code"] == "shutting_down"
+    assert (failed.status, failed.usage.output, DONE in out) == (503, count_tokens("Hello" * 8), False)
+    assert kept.count(b"Hello") == 8, "what came is kept"
+
+
+async def test_a_stream_that_tells_no_output_beside_its_text_is_estimated():
+    told = {"prompt_tokens": 9, "completion_tokens": None}
+    events = [chunk("x" * 400), chunk(finish="stop", usage=told), DONE]
+    async with World((provider(), ScriptedProvider(lambda _: events))).running() as world:
+        run_id = await world.run()
+        await collect(world, run_id)
+        (made,) = await world.events(run_id, ev.InferenceMade)
+    assert (made.attempts[0].usage_source, made.usage.output) == ("estimated", count_tokens("x" * 400))
 
 
 async def test_a_stream_without_done_but_with_a_finish_reason_is_whole():

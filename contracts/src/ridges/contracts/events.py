@@ -247,6 +247,8 @@ class InferenceReserved(Event, frozen=True, kw_only=True, tag="InferenceReserved
     """The part of ``tokens`` that is set aside for the prompt."""
     price: TokenPrice | None = None
     """The price that the worst case was computed with."""
+    kind: Literal["chat", "embedding"] = "chat"
+    """What was asked for."""
 
 
 class InferenceAttempt(msgspec.Struct, frozen=True, kw_only=True):
@@ -296,6 +298,8 @@ class InferenceFailed(Event, frozen=True, kw_only=True, tag="InferenceFailed"):
     """HTTP status the caller got."""
     detail: str
     request: BlobRef | None = None
+    reply: BlobRef | None = None
+    """A streamed answer, as far as it came."""
 
 
 class InferenceRefused(Event, frozen=True, kw_only=True, tag="InferenceRefused"):

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 from litestar import Litestar
@@ -28,7 +29,7 @@ from ridges.gateway.meters import Meters
 from ridges.gateway.openai_routes import openai_routes
 from ridges.gateway.openapi import openapi_routes
 from ridges.gateway.orphans import Orphans
-from ridges.gateway.pipeline import Observer, Pipeline
+from ridges.gateway.pipeline import CUT_S, Observer, Pipeline
 from ridges.gateway.ports import ModelProvider
 from ridges.gateway.providers_config import ConfigError, ProvidersConfig, load_providers
 from ridges.gateway.reloading import Reloading
@@ -169,8 +170,8 @@ async def serve_gateway(settings: GatewaySettings) -> None:
             host=settings.http_host,
             port=settings.http_port,
             background=gateway.background,
-            drain=gateway.pipeline.drain,
-            drain_timeout_s=settings.drain_timeout_s,
+            drain=partial(gateway.pipeline.drain, settings.drain_timeout_s),
+            drain_timeout_s=settings.drain_timeout_s + 3 * CUT_S,
             read_timeout_s=settings.read_timeout_s,
         )
 

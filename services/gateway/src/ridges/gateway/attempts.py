@@ -34,6 +34,7 @@ from ridges.gateway.ports import (
 from ridges.gateway.records import CallRecord
 from ridges.gateway.roster import NoneUsable, Roster, Turn
 from ridges.gateway.sse import BrokenStream, SseRelay, generated_text, reply_text
+from ridges.gateway.usage_parsing import has_output
 
 Reply = TypeVar("Reply")
 Answer = TypeVar("Answer")
@@ -51,7 +52,7 @@ class _Ask:
         told = record.told_limit(output_limit)
         self.body = upstream_body(record.call, offer.model.served, told, offer.provider.output_limit_field)
         self.deadline = min(deadline, self.attempt.began_at + offer.provider.timeout_s)
-        self.relay = SseRelay(keep_usage=record.call.keep_usage)
+        self.relay = SseRelay(keep_usage=record.call.keep_usage, answers=record.call.answers)
         self.events: AsyncGenerator[bytes, None] | None = None
 
     def left(self, record: CallRecord) -> None:
@@ -113,13 +114,13 @@ class Attempts:
                 if self._hedge_after_s is not None:
                     ask, first = await self._race(record, asks, tried, self._first_events)
                     if first:
-                        sent = True
+                        record.received, sent = ask.relay.received, True
                         yield first
+                record.received = ask.relay.received
                 async with aclosing(ask.events or self._stream_once(ask)) as events:
                     async for event in events:
                         sent = True
                         yield event
-                record.received = ask.relay.received
                 return
             except AskAnother as failed:
                 if sent:
@@ -219,7 +220,7 @@ class Attempts:
         except MalformedReply as error:
             ask.attempt.generated(reply_text(reply.body))
             raise _malformed(ask, error_text(reply.body) or str(error), usage) from error
-        if usage is None:
+        if not has_output(usage):
             ask.attempt.generated(reply_text(reply.body))
         ask.attempt.end("ok", status=200, usage=usage)
         ask.turn.went_well()
@@ -240,7 +241,7 @@ class Attempts:
             raise _gone(ask, error) from error
         if not relay.finished:
             raise _cut(ask, "the stream ended before the answer was whole", generated_text(relay.received))
-        if relay.usage is None:
+        if not has_output(relay.usage):
             ask.attempt.generated(generated_text(relay.received))
         ask.attempt.end("ok", status=200, usage=relay.usage)
         ask.turn.went_well()

@@ -1,38 +1,74 @@
 """Calls with an ``Idempotency-Key``: the same key of a run is one call, one bill, equal answers, also after a restart.
 
 Calls without a key pass through. The log knows the keys (InferenceReserved) and where the answers are (InferenceMade).
-A call that failed frees its key: asking again is a new call.
+A call that failed frees its key: asking again is a new call. A keyed call goes on when its caller leaves (ADR 19), so
+that asking again gets its answer.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import structlog
 
 from ridges.chassis.ports import Clock, EventStoreUnavailable
 from ridges.gateway.calls import ModelCall
 from ridges.gateway.contents import Contents
 from ridges.gateway.domain import KeyedCall
-from ridges.gateway.errors import GatewayError, KeyReused, LogUnavailable, ReplyNotKept, StillInFlight
+from ridges.gateway.errors import KeyReused, LogUnavailable, ReplyNotKept, StillInFlight
 from ridges.gateway.pipeline import Pipeline
 from ridges.gateway.reservations import KeyTaken
 from ridges.gateway.run_states import RunStates
 from ridges.gateway.sse import DONE, SseRelay
 
+log = structlog.get_logger(__name__)
+
 Reply = TypeVar("Reply")
 
 LOOK_AGAIN_S = 1.0
+MOST_LEFT_ALONE = 200
+"""Keyed calls that go on without a caller. One more is ended as calls without a key are."""
 
 
 class _InFlight:
-    """The first call under a key in this gateway, for those who wait for it."""
+    """One call under a key in this gateway, and those who read its answer, from its beginning, as it comes."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
-        self.over = asyncio.Event()
-        self.answer: bytes | None = None
-        """The provider's body, or all that a stream sent; none when the caller left."""
-        self.failure: GatewayError | None = None
+        self.readers = 0
+        self.parts: list[bytes] = []
+        """The provider's body, or what a stream has sent so far."""
+        self.task: asyncio.Task[None]
+        self._news = asyncio.Event()
+
+    def add(self, part: bytes) -> None:
+        self.parts.append(part)
+        self._wake()
+
+    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = asyncio.create_task(work)
+        self.task.add_done_callback(self._over)
+
+    async def read(self) -> AsyncGenerator[bytes, None]:
+        """Raises what the call raised."""
+        read = 0
+        while True:
+            while read < len(self.parts):
+                read += 1
+                yield self.parts[read - 1]
+            if self.task.done():
+                self.task.result()
+                return
+            await self._news.wait()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        _ = task.cancelled() or task.exception()  # retrieved: perhaps nobody reads it any more
+        self._wake()
 
 
 class KeyedCalls:
@@ -44,6 +80,7 @@ class KeyedCalls:
         self._pipeline, self._states, self._contents, self._clock = pipeline, states, contents, clock
         self._longest_call_s = longest_call_s
         self._in_flight: dict[tuple[str, str], _InFlight] = {}
+        self._left_alone: set[_InFlight] = set()
 
     async def complete(self, run_id: str, call: ModelCall, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
         """Like ``Pipeline.complete``; a call that stands under its key already is answered with that one's answer.
@@ -54,104 +91,103 @@ class KeyedCalls:
         """
         if call.idempotency_key is None:
             return await self._pipeline.complete(run_id, call, accept)
-        while (first := self._first(run_id, call)) is not None:
-            answer = await self._answer_of(first)
-            if answer is not None:
-                return answer, accept(answer)
-        mine = self._begin(run_id, call)
-        try:
-            mine.answer, reply = await self._pipeline.complete(run_id, call, accept)
-            return mine.answer, reply
-        except KeyTaken as taken:
-            mine.answer = await self._recorded(run_id, call, taken.call, mine)
-            return mine.answer, accept(mine.answer)
-        except GatewayError as failure:
-            mine.failure = failure
-            raise
-        finally:
-            self._end(run_id, call, mine)
+        async with aclosing(self._joined(run_id, call, lambda mine: self._ask(run_id, call, accept, mine))) as parts:
+            answer = await anext(parts)
+        return answer, accept(answer)
 
     def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
         """Like ``Pipeline.stream``, in the same way."""
-        return self._pipeline.stream(run_id, call) if call.idempotency_key is None else self._stream(run_id, call)
+        if call.idempotency_key is None:
+            return self._pipeline.stream(run_id, call)
+        return self._joined(run_id, call, lambda mine: self._pump(run_id, call, mine))
 
-    async def _stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
-        while (first := self._first(run_id, call)) is not None:
-            answer = await self._answer_of(first)
-            if answer is not None:
-                yield answer
-                return
-        mine = self._begin(run_id, call)
-        sent: list[bytes] = []
-        try:
-            async with aclosing(self._pipeline.stream(run_id, call)) as events:
-                async for event in events:
-                    if event == DONE:
-                        mine.answer = b"".join([*sent, DONE])
-                    sent.append(event)
-                    yield event
-        except KeyTaken as taken:
-            received = await self._recorded(run_id, call, taken.call, mine)
-            mine.answer = SseRelay(keep_usage=call.keep_usage).feed(received + b"\n\n") + DONE
-            yield mine.answer
-        except GatewayError as failure:
-            mine.failure = failure
-            raise
-        finally:
-            self._end(run_id, call, mine)
-
-    def _first(self, run_id: str, call: ModelCall) -> _InFlight | None:
+    async def _joined(
+        self, run_id: str, call: ModelCall, ask: Callable[[_InFlight], Coroutine[Any, Any, None]]
+    ) -> AsyncGenerator[bytes, None]:
+        """What the one call under the key answers; the first who comes makes it."""
         assert call.idempotency_key is not None
-        first = self._in_flight.get((run_id, call.idempotency_key))
-        if first is not None and first.digest != call.digest():
+        place, digest = (run_id, call.idempotency_key), call.digest()
+        flight = self._in_flight.get(place)
+        if flight is None:
+            flight = self._in_flight[place] = _InFlight(digest)
+            flight.begin(ask(flight))
+            flight.task.add_done_callback(lambda _: self._forget(place, flight))
+        elif flight.digest != digest:
             raise KeyReused(call.idempotency_key)
-        return first
-
-    def _begin(self, run_id: str, call: ModelCall) -> _InFlight:
-        assert call.idempotency_key is not None
-        mine = self._in_flight[run_id, call.idempotency_key] = _InFlight(call.digest())
-        return mine
-
-    def _end(self, run_id: str, call: ModelCall, mine: _InFlight) -> None:
-        assert call.idempotency_key is not None
-        del self._in_flight[run_id, call.idempotency_key]
-        mine.over.set()
-
-    async def _answer_of(self, first: _InFlight) -> bytes | None:
-        """None when its caller left before the answer came: then somebody else must ask."""
-        await first.over.wait()
-        if first.failure is not None:
-            raise first.failure
-        return first.answer
-
-    async def _recorded(self, run_id: str, call: ModelCall, known: KeyedCall, mine: _InFlight) -> bytes:
-        """The answer that the log leads to, once there is one."""
-        key = call.idempotency_key
-        assert key is not None
+        flight.readers += 1
+        self._left_alone.discard(flight)
         try:
-            if known.digest is not None and known.digest != mine.digest:
-                raise KeyReused(key)
-            known = await self._ended(run_id, key, known)
-            answer = await self._contents.read(known.reply) if known.reply is not None else None
-            if answer is None:
-                raise ReplyNotKept(key)
-        except GatewayError as failure:
-            mine.failure = failure
-            raise
+            async with aclosing(flight.read()) as parts:
+                async for part in parts:
+                    yield part
+        finally:
+            flight.readers -= 1
+            if not flight.readers and not flight.task.done():
+                self._leave_alone(place, flight)
+
+    def _leave_alone(self, place: tuple[str, str], flight: _InFlight) -> None:
+        if len(self._left_alone) >= MOST_LEFT_ALONE:
+            self._forget(place, flight)
+            flight.task.cancel()
+            return
+        self._left_alone.add(flight)
+        log.info("a keyed call goes on without its caller", run_id=place[0])
+
+    def _forget(self, place: tuple[str, str], flight: _InFlight) -> None:
+        self._left_alone.discard(flight)
+        if self._in_flight.get(place) is flight:
+            del self._in_flight[place]
+
+    async def _ask(self, run_id: str, call: ModelCall, accept: Callable[[bytes], Reply], mine: _InFlight) -> None:
+        while not mine.parts:
+            try:
+                answer: bytes | None = (await self._pipeline.complete(run_id, call, accept))[0]
+            except KeyTaken as taken:
+                answer = await self._recorded(run_id, call, taken.call)
+            if answer is not None:
+                mine.add(answer)
+
+    async def _pump(self, run_id: str, call: ModelCall, mine: _InFlight) -> None:
+        while not mine.parts:
+            try:
+                async with aclosing(self._pipeline.stream(run_id, call)) as events:
+                    async for event in events:
+                        mine.add(event)
+            except KeyTaken as taken:
+                received = await self._recorded(run_id, call, taken.call)
+                if received is not None:
+                    mine.add(SseRelay(keep_usage=call.keep_usage).feed(received + b"\n\n") + DONE)
+
+    async def _recorded(self, run_id: str, call: ModelCall, known: KeyedCall) -> bytes | None:
+        """The answer that the log leads to, once there is one; None when that call failed, which frees the key."""
+        assert call.idempotency_key is not None
+        ended = await self._ended(run_id, call, known)
+        if ended is None:
+            return None
+        answer = await self._contents.read(ended.reply) if ended.reply is not None else None
+        if answer is None:
+            raise ReplyNotKept(call.idempotency_key)
         return answer
 
-    async def _ended(self, run_id: str, key: str, known: KeyedCall) -> KeyedCall:
+    async def _ended(self, run_id: str, call: ModelCall, known: KeyedCall) -> KeyedCall | None:
         """Waits for a call in flight in another gateway."""
+        key, digest = call.idempotency_key, call.digest()
+        assert key is not None
         give_up_at = self._clock.monotonic() + self._longest_call_s
-        while not known.answered:
+        while True:
+            if known.digest is not None and known.digest != digest:
+                raise KeyReused(key)
+            if known.answered:
+                return known
             try:
                 view = await self._states.view(run_id)
             except EventStoreUnavailable as error:
                 raise LogUnavailable from error
-            current = view.spending.keyed.get(key) if view is not None else None
-            if current is None or view is None or self._clock.monotonic() > give_up_at:
+            if view is None or self._clock.monotonic() > give_up_at:
                 raise StillInFlight(key)
+            current = view.spending.keyed.get(key)
+            if current is None:
+                return None
             if not current.answered:
                 await view.change(LOOK_AGAIN_S)
             known = current
-        return known

@@ -101,7 +101,7 @@ class Orphans:
             time=self._clock.now(),
             causation_id=reserved.id,
             call_id=reserved.call_id,
-            kind="chat",
+            kind=reserved.kind,
             model=reserved.model,
             attempts=(attempt,) if attempt else (),
             usage=usage,

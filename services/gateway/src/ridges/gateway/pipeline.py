@@ -2,9 +2,9 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from contextlib import aclosing, suppress
+from typing import Any, Protocol, TypeVar
 
 import structlog
 
@@ -15,6 +15,7 @@ from ridges.contracts.lifecycle import Run, RunState
 from ridges.gateway.answers import StreamCut
 from ridges.gateway.attempts import Attempts
 from ridges.gateway.calls import ModelCall
+from ridges.gateway.calls_in_flight import CallsInFlight
 from ridges.gateway.contents import Contents
 from ridges.gateway.domain import Demand, highest, refusal_before_call
 from ridges.gateway.errors import (
@@ -42,6 +43,9 @@ log = structlog.get_logger(__name__)
 
 MOST_REFUSALS_RECORDED = 100
 """Of one run: a loop of refused calls must not fill the log."""
+
+CUT_S = 5.0
+"""How long calls that are cut off at the end may take to say so, and the log to take what is left."""
 
 Reply = TypeVar("Reply")
 
@@ -75,11 +79,8 @@ class Pipeline:
         self._states, self._reservations, self._roster = states, reservations, roster
         self._attempts, self._settler, self._contents, self._observers = attempts, settler, contents, observers
         self._clock, self._call_deadline_s = clock, call_deadline_s
-        self._draining = False
-        self._calls = 0
+        self._in_flight = CallsInFlight()
         self._finishing: set[asyncio.Task[None]] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     async def complete(self, run_id: str, call: ModelCall, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
         """The provider's answer and what ``accept`` makes of it (which may refuse it with MalformedReply).
@@ -91,16 +92,26 @@ class Pipeline:
         """
         deadline = self._clock.monotonic() + self._call_deadline_s
         view = await self._known(run_id)
-        with self._counted(view):
-            record = await self._admit(view, call)
-            keeping = asyncio.create_task(self._contents.keep(call.received))
+        with self._in_flight.counted(view) as here:
             try:
-                body, reply = await self._attempts.send(record, deadline, accept)
-            except BaseException as error:
-                await self._fail(view, record, keeping, error)
+                return await self._complete(view, call, deadline, accept)
+            except asyncio.CancelledError:
+                if here.was_cut():
+                    raise ShuttingDown from None
                 raise
-            await self._keep_and_settle(view, record, keeping, body, "application/json")
-            return body, reply
+
+    async def _complete(
+        self, view: RunView, call: ModelCall, deadline: float, accept: Callable[[bytes], Reply]
+    ) -> tuple[bytes, Reply]:
+        record = await self._admit(view, call)
+        keeping = asyncio.create_task(self._contents.keep(call.received))
+        try:
+            body, reply = await self._attempts.send(record, deadline, accept)
+        except BaseException as error:
+            await self._fail(view, record, keeping, error)
+            raise
+        await self._keep_and_settle(view, record, keeping, body, "application/json")
+        return body, reply
 
     async def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
         """Events for the caller. Until the first one is out, errors are raised; later they are an error event.
@@ -109,26 +120,38 @@ class Pipeline:
         """
         deadline = self._clock.monotonic() + self._call_deadline_s
         view = await self._known(run_id)
-        with self._counted(view):
-            record = await self._admit(view, call)
-            keeping = asyncio.create_task(self._contents.keep(call.received))
+        with self._in_flight.counted(view) as here:
             sent = False
             try:
-                async with aclosing(self._attempts.stream(record, deadline)) as events:
+                async with aclosing(self._stream(view, call, deadline)) as events:
                     async for event in events:
                         sent = True
                         yield event
+                        here.resumed()
             except StreamCut as cut:
-                await self._fail(view, record, keeping, cut.failure)
                 if not sent:
                     raise cut.failure from cut
                 yield error_event(cut.failure.detail, cut.failure.code)
-                return
-            except BaseException as error:
-                await self._fail(view, record, keeping, error)
-                raise
-            await self._keep_and_settle(view, record, keeping, b"\n\n".join(record.received), "text/event-stream")
-            yield DONE
+            except asyncio.CancelledError:
+                if not here.was_cut():
+                    raise
+                if not sent:
+                    raise ShuttingDown from None
+                why = ShuttingDown()
+                yield error_event(why.detail, why.code)
+
+    async def _stream(self, view: RunView, call: ModelCall, deadline: float) -> AsyncGenerator[bytes, None]:
+        record = await self._admit(view, call)
+        keeping = asyncio.create_task(self._contents.keep(call.received))
+        try:
+            async with aclosing(self._attempts.stream(record, deadline)) as events:
+                async for event in events:
+                    yield event
+        except BaseException as error:
+            await self._fail(view, record, keeping, error.failure if isinstance(error, StreamCut) else error)
+            raise
+        await self._keep_and_settle(view, record, keeping, b"\n\n".join(record.received), "text/event-stream")
+        yield DONE
 
     async def spending_of(self, run_id: str) -> tuple[int, int]:
         """(used, most allowed) in nano-USD, from the log."""
@@ -148,16 +171,27 @@ class Pipeline:
         """What the model lists show."""
         return self._roster.listed(kind)
 
-    async def drain(self) -> None:
-        """Refuse new calls, let those in flight end, then wait until the log has everything."""
-        self._draining = True
-        await self._idle.wait()
-        while self._finishing:
-            await asyncio.wait(set(self._finishing))
-        await self._settler.drain()
+    async def drain(self, timeout_s: float | None = None) -> None:
+        """Refuse new calls, let those in flight end, then wait until the log has everything.
+
+        What has not ended after ``timeout_s`` is cut off: its caller gets a 503 or an error event, and it is settled.
+        """
+        self._in_flight.closed = True
+        began_at = self._clock.monotonic()
+        if not await self._in_flight.ended(timeout_s):
+            log.warning("calls are cut off: they did not end in time", calls=self._in_flight.cut(), timeout_s=timeout_s)
+            await self._in_flight.ended(CUT_S)
+        left_s = None if timeout_s is None else max(CUT_S, began_at + timeout_s - self._clock.monotonic())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(left_s):
+                while self._finishing:
+                    await asyncio.wait(set(self._finishing))
+                await self._settler.drain()
+                return
+        log.error("the log is away; what some calls cost is settled when this gateway starts again")
 
     async def _known(self, run_id: str) -> RunView:
-        if self._draining:
+        if self._in_flight.closed:
             raise ShuttingDown
         if not self._states.is_following() or self._settler.overloaded:
             raise LogUnavailable
@@ -235,9 +269,7 @@ class Pipeline:
         try:
             request, kept = await keeping, await self._contents.keep(answer, media_type)
         except asyncio.CancelledError:
-            finishing = asyncio.create_task(self._finish(view, record, keeping, answer, media_type))
-            self._finishing.add(finishing)
-            finishing.add_done_callback(self._finishing.discard)
+            self._behind(self._finish(view, record, keeping, answer, media_type))
             raise
         await self._settler.settle(view, self._made(view, record, request, kept))
 
@@ -274,33 +306,31 @@ class Pipeline:
     ) -> None:
         """Settle a call that ends without an answer. Callers that left are not waited for."""
         left = isinstance(error, asyncio.CancelledError | GeneratorExit)
-        why = error if isinstance(error, GatewayError) else CallerGone() if left else InternalError()
+        gone = ShuttingDown() if self._in_flight.cut_off else CallerGone()
+        why = error if isinstance(error, GatewayError) else gone if left else InternalError()
         if isinstance(why, InternalError):
             log.error("a model call broke", run_id=view.run_id, call_id=record.call_id, exc_info=error)
-        request = keeping.result() if keeping.done() and not keeping.cancelled() else None
-        if request is None and not left:
-            request = await keeping
-        event = record.failed(self._clock.new_id(), self._clock.now(), request, why)
+        settling = self._behind(self._settle_failure(view, record, keeping, why))
+        if not left:
+            await asyncio.wait({settling})
+
+    async def _settle_failure(
+        self, view: RunView, record: CallRecord, keeping: "asyncio.Task[BlobRef | None]", why: GatewayError
+    ) -> None:
+        await asyncio.wait({keeping})
+        request = None if keeping.cancelled() else keeping.result()
+        reply = await self._contents.keep(b"\n\n".join(record.received), "text/event-stream")
+        event = record.failed(self._clock.new_id(), self._clock.now(), request, reply, why)
         for observer in self._observers:
             observer.ended(event, record.began_at, record.timeline)
-        settling = self._settler.later(view, event)
-        if not left:
-            await asyncio.wait({settling}, timeout=5.0)
+        await asyncio.wait({self._settler.later(view, event)}, timeout=CUT_S)
 
-    @contextmanager
-    def _counted(self, view: RunView) -> Iterator[None]:
-        if self._draining:
-            raise ShuttingDown
-        view.calls_here += 1
-        self._calls += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            view.calls_here -= 1
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
+    def _behind(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Done, whoever waits for it or leaves."""
+        finishing = asyncio.create_task(work)
+        self._finishing.add(finishing)
+        finishing.add_done_callback(self._finishing.discard)
+        return finishing
 
 
 def _taking(call: ModelCall, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:

@@ -14,7 +14,7 @@ from ridges.gateway.ports import Timeline
 from ridges.gateway.prompts import estimated_prompt_tokens
 from ridges.gateway.roster import Offer
 from ridges.gateway.token_estimate import count_tokens
-from ridges.gateway.usage_parsing import TOKENS_PER_SECOND
+from ridges.gateway.usage_parsing import TOKENS_PER_SECOND, has_output
 
 Outcome = Literal["ok", "connect_error", "timeout", "http_error", "malformed", "cut", "abandoned"]
 DETAIL_CHARS = 1_000
@@ -37,7 +37,7 @@ class CallRecord:
     ) -> None:
         self.run_id, self.call_id, self.call, self.offers = run_id, call_id, call, offers
         self.received: list[bytes] = []
-        """Events of the stream that was relayed."""
+        """Events of the stream that is relayed."""
         self.answered = False
         """An attempt has won; what is still open is not waited for."""
         self.began_at = clock.monotonic()
@@ -112,7 +112,9 @@ class CallRecord:
             reply=reply,
         )
 
-    def failed(self, event_id: str, at: datetime, request: BlobRef | None, why: GatewayError) -> ev.InferenceFailed:
+    def failed(
+        self, event_id: str, at: datetime, request: BlobRef | None, reply: BlobRef | None, why: GatewayError
+    ) -> ev.InferenceFailed:
         return ev.InferenceFailed(
             id=event_id,
             run_id=self.run_id,
@@ -126,6 +128,7 @@ class CallRecord:
             status=why.status,
             detail=why.detail[:DETAIL_CHARS],
             request=request,
+            reply=reply,
         )
 
 
@@ -154,6 +157,8 @@ class OpenAttempt:
         """Without usage from the provider it is estimated where work was done. Ends once: later calls do nothing."""
         if self.ended is not None:
             return
+        if usage is not None and (not usage.total or (self._generated and not has_output(usage))):
+            usage = None  # counts that the answer itself refutes
         worked = outcome == "ok" or outcome in WORKED_IN_VAIN or usage is not None or bool(self._generated)
         source: Literal["provider", "estimated", "none"] = "provider"
         if usage is None and worked:

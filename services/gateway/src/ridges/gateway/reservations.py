@@ -116,6 +116,7 @@ class Reservations:
             gateway=self._gateway,
             prompt_tokens=grant.prompt_tokens,
             price=demand.price,
+            kind=call.kind,
         )
         expected = LastPosition(view.spending.last_reserved_position, ev.InferenceReserved)
         appending = asyncio.create_task(self._store.append(view.run_id, [event], expected))

@@ -30,13 +30,15 @@ class BrokenStream(Exception):
 class SseRelay:
     """One streamed answer."""
 
-    def __init__(self, *, keep_usage: bool) -> None:
+    def __init__(self, *, keep_usage: bool, answers: int = 1) -> None:
         self.usage: TokenUsage | None = None
         self.finished = False
-        """The answer is whole: a finish reason or ``[DONE]`` came."""
+        """All is whole: a finish reason of each answer that was asked for, or ``[DONE]``, came."""
         self.received: list[bytes] = []
         """Every event with data, as it came."""
-        self._keep_usage = keep_usage
+        self._keep_usage, self._answers = keep_usage, answers
+        self._finished: set[int] = set()
+        """Of several answers those that are whole, by index."""
         self._buffer = b""
         self._done = False
 
@@ -76,11 +78,16 @@ class SseRelay:
         if first or not (payload.startswith(b"{") and payload.endswith(b"}")) or b'"error"' in payload:
             self._check(payload)
         self.received.append(event)
-        if _FINISHED.search(payload):
-            self.finished = True
+        if not self.finished and _FINISHED.search(payload):
+            self._note_finish(payload)
         if b'"usage"' in payload:
             return self._relayed_usage(event, payload)
         return event + b"\n\n"
+
+    def _note_finish(self, payload: bytes) -> None:
+        if self._answers > 1:
+            self._finished.update(choice.index for choice in _choices(payload) if choice.finish_reason)
+        self.finished = self._answers == 1 or len(self._finished) >= self._answers
 
     def _check(self, payload: bytes) -> None:
         try:
@@ -170,6 +177,7 @@ class _Texts:
 
 class _Choice(msgspec.Struct):
     index: int = 0
+    finish_reason: str | None = None
     delta: Message | None = None
     message: Message | None = None
 

@@ -60,3 +60,8 @@ def parse_usage(raw: msgspec.Raw | bytes | None) -> TokenUsage | None:
         output=completion if beside else completion - reasoning,
         reasoning=reasoning,
     )
+
+
+def has_output(usage: TokenUsage | None) -> bool:
+    """Does it count anything that the model made? Some providers tell zeros, or the prompt alone, beside a text."""
+    return usage is not None and usage.output + usage.reasoning > 0
