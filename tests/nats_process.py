@@ -62,17 +62,28 @@ class NatsServer:
 
     def start(self) -> "NatsServer":
         assert not self.running, "the server runs already"
-        sync = f"sync_interval: {self._sync}" if self._sync else ""
-        self._config.write_text(
-            f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor_port}"\nmax_payload: 1MB\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", {sync} }}\n{self._extra}\n'
-        )
+        self._config.write_text(self.configuration())
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [nats_server_binary(), "-c", str(self._config)], stdout=log, stderr=log, start_new_session=True
+                [nats_server_binary(), "-c", str(self._config)],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env=os.environ | self.environment(),
             )
         self._wait_until_up()
         return self
+
+    def configuration(self) -> str:
+        sync = f"sync_interval: {self._sync}" if self._sync else ""
+        return (
+            f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor_port}"\nmax_payload: 1MB\n'
+            f'jetstream {{ store_dir: "{self.folder}/store", {sync} }}\n{self._extra}\n'
+        )
+
+    def environment(self) -> dict[str, str]:
+        """What the configuration refers to."""
+        return {}
 
     def stop(self) -> None:
         """SIGTERM, then wait."""

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from docker_images import need_agent_image
@@ -131,11 +132,13 @@ def events_of(system: Project, run_id: str) -> list[dict[str, Any]]:
     import asyncio
 
     import nats
+    from nats.js.api import ConsumerConfig
 
     async def read() -> list[dict[str, Any]]:
         connection = await nats.connect(str(system.state()["nats_url"]))
         try:
-            found = await connection.jetstream().subscribe(f"ev.{run_id}.>", ordered_consumer=True)
+            named = ConsumerConfig(name=uuid4().hex)  # without a name, nats-py asks in a form that the server denies
+            found = await connection.jetstream().subscribe(f"ev.{run_id}.>", ordered_consumer=True, config=named)
             events = []
             while True:
                 message = await found.next_msg(timeout=30)

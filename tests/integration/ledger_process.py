@@ -97,10 +97,10 @@ class LedgerProcess:
         raise AssertionError(f"{path}: {answer and answer.text}\n{self.log[-3000:]}")
 
 
-async def publish_problem(nats_server: NatsServer, problem_id: str, blobs_url: str | None = None) -> None:
+async def publish_problem(nats_server: NatsServer, problem_id: str, blobs_url: str | None = None, **login) -> None:
     """Publish a problem as an evaluator does."""
     clock = SystemClock()
-    async with open_event_store(nats_server.url, name="test", monitor_url=nats_server.monitor_url) as store:
+    async with open_event_store(nats_server.url, name="test", monitor_url=nats_server.monitor_url, **login) as store:
         blobs = open_blob_store(blobs_url or f"file://{nats_server.folder}/blobs")
         published = ProblemPublished(
             id=clock.new_id(),

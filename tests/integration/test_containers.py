@@ -20,6 +20,8 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
+from ridges.chassis.jetstream.permissions import ADMIN, password_variable, users
+
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(300)]
 
 REPOSITORY = Path(__file__).parents[2]
@@ -55,13 +57,14 @@ class System:
         self.folder = folder
         self.containers: dict[str, DockerContainer] = {}
         self.run_token_key, self.api_token = secrets.token_hex(32), secrets.token_hex(32)
+        self.passwords = {user.name: secrets.token_hex(32) for user in users()}
 
     @contextlib.contextmanager
     def running(self) -> Iterator["System"]:
         testcontainers_config.ryuk_disabled = True  # an image of a registry; the exit stack removes everything
         with contextlib.ExitStack() as stack:
             self.stack, self.network = stack, stack.enter_context(Network())
-            self.start("nats", "ridges-nats", {})
+            self.start("nats", "ridges-nats", {password_variable(user): word for user, word in self.passwords.items()})
             self.migrate()
             for service in SERVICES:
                 self.start(service, f"ridges-{service}", self.environment(service))
@@ -84,9 +87,8 @@ class System:
         return container
 
     def migrate(self) -> None:
-        one_shot = self.start(
-            "migrate", "ridges-ledger", self.environment("ledger"), "python3 -m ridges.chassis.migrate"
-        )
+        as_admin = self.environment("ledger") | self.login(ADMIN)
+        one_shot = self.start("migrate", "ridges-ledger", as_admin, "python3 -m ridges.chassis.migrate")
         ended = one_shot.get_wrapped_container().wait(timeout=70)
         assert ended["StatusCode"] == 0, one_shot.get_logs()
 
@@ -103,13 +105,20 @@ class System:
             },
             "evaluator": {"RIDGES_PROBLEMS_DIRS": "/problems"},
         }
-        return own[service] | {
-            "RIDGES_NATS_URL": "nats://nats:4222",
-            "RIDGES_NATS_MONITOR_URL": "http://nats:8222",
-            "RIDGES_BLOBS_URL": "file:///var/lib/ridges/blobs",
-            "RIDGES_HTTP_HOST": "0.0.0.0",
-            "RIDGES_HTTP_PORT": str(SERVICES[service]),
-        }
+        return (
+            own[service]
+            | self.login(service)
+            | {
+                "RIDGES_NATS_URL": "nats://nats:4222",
+                "RIDGES_NATS_MONITOR_URL": "http://nats:8222",
+                "RIDGES_BLOBS_URL": "file:///var/lib/ridges/blobs",
+                "RIDGES_HTTP_HOST": "0.0.0.0",
+                "RIDGES_HTTP_PORT": str(SERVICES[service]),
+            }
+        )
+
+    def login(self, user: str) -> dict[str, str]:
+        return {"RIDGES_NATS_USER": user, "RIDGES_NATS_PASSWORD": self.passwords[user]}
 
     def mounts(self, name: str) -> list[tuple[str | Path, str, str]]:
         own: dict[str, list[tuple[str | Path, str, str]]] = {

@@ -5,9 +5,11 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from guarded_nats import GuardedServer, login, password_of, service_login
 from integration.ledger_process import LedgerProcess, publish_problem
 
 from ridges.contracts.subjects import INGRESS_STREAM
@@ -180,3 +182,73 @@ async def test_a_consumer_that_somebody_deleted_is_made_again(ledger, nats_serve
     async with nats_server.client() as client:
         await client.jetstream().delete_consumer(INGRESS_STREAM, "ledger")
     assert (await ask(nats_server, json.dumps(GOOD).encode()))["accepted"]
+
+
+class TestGuarded:
+    """At a server with users, as every shipped configuration has them."""
+
+    @pytest.fixture
+    async def guarded(self, tmp_path):
+        server = GuardedServer(tmp_path / "guarded").start()
+        try:
+            await server.migrate()
+            yield server
+        finally:
+            server.kill9()
+
+    @pytest.fixture
+    async def own_ledger(self, guarded, tmp_path):
+        process = LedgerProcess(guarded, tmp_path / "ledger", **service_login("ledger")).start()
+        try:
+            await process.until_ready()
+            yield process
+        finally:
+            process.kill9()
+
+    async def test_anybody_asks_and_is_answered(self, own_ledger, guarded):
+        answer = await ask(guarded, json.dumps(GOOD).encode())
+        assert answer["accepted"] is False
+        assert "no problem 'fix-a'" in answer["reason"]
+        assert own_ledger.running
+
+    async def test_an_answer_never_becomes_an_event(self, own_ledger, guarded):
+        """The ledger may write RunRequested, whoever asks may not: not by way of the answer either."""
+        forged = {"Ridges-Reply-To": "ev.forged.RunRequested"}
+        async with guarded.client() as client:
+            await client.jetstream().publish("in.RunRequested", json.dumps(GOOD).encode(), headers=forged)
+        refusals = (await own_ledger.until("/v1/refusals", lambda answer: answer.json())).json()
+        assert "'ev.forged.RunRequested', which is no inbox" in refusals[0]["reason"]
+        async with guarded.client(**login("admin")) as client:
+            assert (await client.jetstream().stream_info("EVENTS")).state.messages == 0
+
+    async def test_a_ledger_that_may_not_read_the_ingress_says_so(self, guarded, tmp_path):
+        process = LedgerProcess(guarded, tmp_path / "ledger", **service_login("evaluator")).start()
+        try:
+            answer = await process.until("/readyz", lambda a: "permission" in str(a.json().get("failing")))
+            assert "'evaluator'" in answer.json()["failing"]["ingress"]
+        finally:
+            process.kill9()
+
+    @pytest.mark.parametrize("admin", [False, True])
+    async def test_only_the_admin_restores(self, guarded, tmp_path, admin):
+        extra = {"RIDGES_NATS_ADMIN_USER": "admin", "RIDGES_NATS_ADMIN_PASSWORD": password_of("admin")} if admin else {}
+        process = LedgerProcess(guarded, tmp_path / "ledger", **service_login("ledger"), **extra).start()
+        try:
+            await process.until_ready()
+            await publish_problem(guarded, "fix-a", process.blobs_url, **login("evaluator"))
+            assert '"ok":true' in (await process.post("/v1/admin/archive")).text
+            async with guarded.client(**login("admin")) as client:
+                await client.jetstream().delete_stream("EVENTS")
+            await guarded.migrate()
+            process.kill9()
+            process.start()
+            await process.until("/livez", lambda answer: answer.status_code == 200)
+            began = time.monotonic()
+            told = (await process.post("/v1/admin/restore")).text
+            if admin:
+                assert "published 1 events" in told
+            else:
+                assert "RIDGES_NATS_ADMIN_USER" in told
+                assert time.monotonic() - began < 20
+        finally:
+            process.kill9()

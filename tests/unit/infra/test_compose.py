@@ -1,13 +1,17 @@
 """The compose file and the services agree on names and on what may not be left open."""
 
 import importlib
+import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import msgspec
 import pytest
 import yaml
 
+from ridges.chassis.jetstream.permissions import password_variable, users
 from ridges.chassis.settings import load, variable_of
 
 INFRA = Path(__file__).parents[3] / "infra"
@@ -61,6 +65,31 @@ def test_services_are_hardened(service: str) -> None:
 def test_only_the_ledger_is_reachable_and_only_from_this_machine() -> None:
     published = {name: service["ports"] for name, service in COMPOSE["services"].items() if "ports" in service}
     assert published == {"ledger": ["127.0.0.1:8100:8100"]}
+
+
+def test_each_service_logs_in_as_itself_and_nats_knows_every_password() -> None:
+    """Who may publish what hangs on the user."""
+    given = COMPOSE["services"]["nats"]["environment"]
+    assert set(given) == {password_variable(user.name) for user in users()}
+    for name in SERVICES:
+        environment = COMPOSE["services"][name]["environment"]
+        assert environment["RIDGES_NATS_USER"] == name
+        assert password_variable(name) in environment["RIDGES_NATS_PASSWORD"]
+    assert COMPOSE["services"]["migrate"]["environment"]["RIDGES_NATS_USER"] == "admin"
+
+
+def test_one_command_makes_every_secret_once(tmp_path: Path) -> None:
+    """What compose asks for stands in the file, and a second call keeps it."""
+    script = tmp_path / "infra" / "secrets.sh"
+    script.parent.mkdir()
+    shutil.copy(INFRA / "secrets.sh", script)
+    subprocess.run([script], check=True, env=os.environ | {"RIDGES_ENGINE_SOCKET": str(tmp_path)}, timeout=30)
+    made = (script.parent / ".env").read_text()
+    assert (script.parent / ".env").stat().st_mode & 0o077 == 0
+    asked = set(re.findall(r"\$\{(\w+):\?", (INFRA / "compose.yaml").read_text()))
+    assert dict(line.split("=") for line in made.split()).keys() == asked
+    assert subprocess.run([script], check=False, capture_output=True, timeout=30).returncode != 0
+    assert (script.parent / ".env").read_text() == made
 
 
 def test_the_log_is_synced_before_it_is_acknowledged() -> None:

@@ -11,6 +11,7 @@ from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis import settings
 from ridges.chassis.jetstream.connection import read_reply
+from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.jetstream.streams import (
     EPOCH,
     EVENTS,
@@ -93,23 +94,21 @@ async def _api(nc: Client, path: str, body: dict[str, Any] | None = None) -> dic
 
 async def _migrate(place: Settings) -> None:
     nc = Client()
-
-    async def ignore(_error: Exception) -> None:
-        """Connecting is tried again until the persistence ends."""
-
+    mend = "set RIDGES_NATS_USER and RIDGES_NATS_PASSWORD to a user that may change streams"
+    denials = Denials(place.nats_user, mend)
     async with asyncio.timeout(PERSISTENCE_S):
         await nc.connect(
             place.nats_url,
             name="migrate",
             user=place.nats_user,
             password=place.nats_password,
-            error_cb=ignore,
+            error_cb=denials.on_error,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
         )
         try:
             epoch = await _kurrentdb_epoch(place.event_store_url) if place.event_store_url else None
-            for line in await declare_streams(nc, place.stream_replicas, epoch):
+            for line in await denials.heeded(declare_streams(nc, place.stream_replicas, epoch)):
                 sys.stdout.write(line + "\n")
         finally:
             await nc.close()

@@ -13,6 +13,8 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True):
     owns: str
     appends: tuple[type[ev.Event], ...]
     consumes: tuple[type[ev.Event], ...]
+    queues: tuple[str, ...] = ()
+    """Its durable consumers of the log; no other service may touch them."""
 
 
 FLOWS = MappingProxyType(
@@ -47,11 +49,13 @@ FLOWS = MappingProxyType(
                 ev.EvaluationSandboxExited,
             ),
             consumes=(ev.RunRequested, ev.EvaluationRequested, ev.RunCancelled),
+            queues=("sandbox-manager", "sandbox-manager-evaluations"),
         ),
         "evaluator": Flow(
             owns="problems, hidden tests, verdicts",
             appends=(ev.ProblemPublished, ev.EvaluationRequested, ev.TestsFinished, ev.EvaluationFailed),
             consumes=(ev.PatchProduced, ev.EvaluationSandboxExited),
+            queues=("evaluator-patches", "evaluator-exits"),
         ),
         "ledger": Flow(
             owns="runs, token usage, costs",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from ridges.chassis.jetstream import permissions
 from ridges.cli.config import CONFIG_FILE, Config, agent_environment, provider_key_variables
 from ridges.cli.embedded.state import StateDir
 from ridges.cli.errors import CliError, Exit
@@ -47,6 +48,7 @@ class SystemPlan(msgspec.Struct, frozen=True, kw_only=True):
     services: tuple[ProcessPlan, ...]
     nats_url: str
     nats_monitor_url: str
+    nats_admin_password: str
     urls: dict[str, str]
 
 
@@ -74,8 +76,13 @@ def plan_system(config: Config, state: StateDir, sandbox: str | None = None) -> 
         "RIDGES_HTTP_HOST": LOOPBACK,
         "PYTHONUNBUFFERED": "1",
     }
+    passwords = {user.name: state.secret(f"nats_password_{user.name}") for user in permissions.users()}
     own = {
-        "ledger": {"RIDGES_STATE_DIR": str(state.path / "ledger")},
+        "ledger": {
+            "RIDGES_STATE_DIR": str(state.path / "ledger"),
+            "RIDGES_NATS_ADMIN_USER": permissions.ADMIN,
+            "RIDGES_NATS_ADMIN_PASSWORD": passwords[permissions.ADMIN],
+        },
         "gateway": _gateway_environment(config, state),
         "sandbox-manager": _manager_environment(config, state, urls["gateway"], sandbox),
         "evaluator": {"RIDGES_PROBLEMS_DIRS": ",".join(str(state.root / folder) for folder in config.problems.dirs)},
@@ -84,7 +91,9 @@ def plan_system(config: Config, state: StateDir, sandbox: str | None = None) -> 
         ProcessPlan(
             name=name,
             command=(sys.executable, "-m", "ridges." + name.replace("-", "_")),
-            env=shared | own[name] | {"RIDGES_HTTP_PORT": str(port)},
+            env=shared
+            | own[name]
+            | {"RIDGES_HTTP_PORT": str(port), "RIDGES_NATS_USER": name, "RIDGES_NATS_PASSWORD": passwords[name]},
             ready_url=f"{urls[name]}/readyz",
         )
         for name, port in listen.items()
@@ -92,10 +101,18 @@ def plan_system(config: Config, state: StateDir, sandbox: str | None = None) -> 
     nats = ProcessPlan(
         name="nats",
         command=(find_nats_server(), "-c", str(_write_nats_conf(state, nats_port, monitor_port))),
-        env=_user_environment(),
+        env=_user_environment()
+        | {permissions.password_variable(user): password for user, password in passwords.items()},
         ready_url=f"{monitor_url}/healthz",
     )
-    return SystemPlan(nats=nats, services=services, nats_url=nats_url, nats_monitor_url=monitor_url, urls=urls)
+    return SystemPlan(
+        nats=nats,
+        services=services,
+        nats_url=nats_url,
+        nats_monitor_url=monitor_url,
+        nats_admin_password=passwords[permissions.ADMIN],
+        urls=urls,
+    )
 
 
 def find_nats_server() -> str:
@@ -145,23 +162,16 @@ def _user_environment() -> dict[str, str]:
 def _write_nats_conf(state: StateDir, port: int, monitor_port: int) -> Path:
     path = state.path / "nats.conf"
     path.write_text(
-        f'listen: "{LOOPBACK}:{port}"\n'
-        f'http: "{LOOPBACK}:{monitor_port}"\n'
-        "max_payload: 1MB\n"
-        "jetstream {\n"
-        f"  store_dir: {_quoted(str(state.nats))}\n"
-        "  # an acknowledged event survives a power cut\n"
-        "  sync_interval: always\n"
-        "  # the disk is the limit: streams reserve their largest sizes, for which a small disk would have no room\n"
-        "  max_file_store: 1TB\n"
-        "}\n",
+        permissions.nats_conf(
+            listen=f"{LOOPBACK}:{port}",
+            monitor=f"{LOOPBACK}:{monitor_port}",
+            store_dir=str(state.nats),
+            anonymous=True,
+            comment="Anybody on this machine may ask for runs and read the log; the passwords lie beside this file.",
+        ),
         "utf-8",
     )
     return path
-
-
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def _port(wanted: int | None, owner: str) -> int:

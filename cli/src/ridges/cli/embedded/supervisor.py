@@ -17,6 +17,7 @@ from pathlib import Path
 import aiohttp
 import nats
 
+from ridges.chassis.jetstream import permissions
 from ridges.chassis.migrate import declare_streams
 from ridges.cli.config import project_root, read_config
 from ridges.cli.embedded.plan import ProcessPlan, SystemPlan, plan_system
@@ -196,7 +197,12 @@ class Supervisor:
             # The services need a second of imports: they start while nats-server does and wait for it by themselves.
             await asyncio.gather(*(service.start() for service in self._services))
             await self._nats.wait_ready(session, deadline)
-            connection = await nats.connect(self._plan.nats_url, name="ridges-migrate")
+            connection = await nats.connect(
+                self._plan.nats_url,
+                name="ridges-migrate",
+                user=permissions.ADMIN,
+                password=self._plan.nats_admin_password,
+            )
             await declare_streams(connection)
             await connection.close()
             self._write("starting", "services")

@@ -14,7 +14,8 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from ridges.chassis.ports import Clock, EventStoreUnavailable, LogMismatch
+from ridges.chassis.jetstream.denials import Denials
+from ridges.chassis.ports import Clock, EventRefused, EventStoreUnavailable, LogMismatch
 from ridges.contracts.requests import CancelRun, RequestAnswer, RequestRun
 from ridges.contracts.subjects import ALL_INGRESS, INGRESS_RUN_CANCELLED, INGRESS_RUN_REQUESTED, INGRESS_STREAM
 from ridges.ledger.errors import LedgerError, RequestRefused
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 DURABLE = "ledger"
 REPLY_HEADER = "Ridges-Reply-To"
+INBOX_PREFIX = "_INBOX."
 KEY_HEADER = "Idempotency-Key"
 ACK_WAIT_S = 6.0
 """After which the messages of a ledger that was killed are delivered again."""
@@ -54,8 +56,10 @@ class Ingress:
     ) -> None:
         self._requests, self._refusals, self._clock = requests, refusals, clock
         security = SASLPlaintext(username=user, password=password or "") if user else None
+        self._denials = Denials(user, "it must be the ledger's own, as ridges.chassis.jetstream.permissions writes it")
         self._broker = NatsBroker(
             url,
+            error_cb=self._denials.on_error,
             name="ledger-ingress",
             security=security,
             max_reconnect_attempts=-1,
@@ -80,15 +84,20 @@ class Ingress:
         try:
             while True:
                 try:
-                    await self._broker.start()
-                    self._trouble = None
-                    await self._until_consumer_is_gone()
+                    await self._denials.heeded(self._consume())
+                except EventRefused as error:
+                    self._trouble = f"stream {INGRESS_STREAM}: {error}"
                 except (OSError, NatsError, TimeoutError) as error:
                     self._trouble = f"stream {INGRESS_STREAM}: {error!s}; start nats-server and run the migrate step"
                 await self._broker.stop()
                 await asyncio.sleep(CONNECT_RETRY_S)
         finally:
             await self.stop()
+
+    async def _consume(self) -> None:
+        await self._broker.start()
+        self._trouble = None
+        await self._until_consumer_is_gone()
 
     async def _until_consumer_is_gone(self) -> None:
         """Somebody may delete the durable consumer, or the stream with it: then everything is set up again.
@@ -128,6 +137,7 @@ class Ingress:
         raw = message.raw_message
         delivery = _delivery_of(message)
         try:
+            _check_reply_subject(message)
             accepted = await self._carry_out(raw.subject, content, message.headers.get(KEY_HEADER) or delivery)
             answer = RequestAnswer(accepted=True, run_id=accepted.run_id)
         except (EventStoreUnavailable, LogMismatch, OSError) as error:
@@ -161,13 +171,23 @@ class Ingress:
         )
 
     async def _answer(self, message: NatsMessage, answer: RequestAnswer) -> None:
-        reply_to = message.headers.get(REPLY_HEADER)
-        if not reply_to:
+        reply_to = message.headers.get(REPLY_HEADER, "")
+        if not reply_to.startswith(INBOX_PREFIX):
             return
         try:
             await self._broker.publish(msgspec.json.encode(answer), reply_to)
         except (NatsError, ValueError) as error:
             log.warning("cannot answer an ingress request", reply_to=reply_to, error=str(error))
+
+
+def _check_reply_subject(message: NatsMessage) -> None:
+    """The ledger may write where who asks may not: an answer there would be taken for the ledger's own word."""
+    reply_to = message.headers.get(REPLY_HEADER)
+    if reply_to and not reply_to.startswith(INBOX_PREFIX):
+        raise RequestRefused(
+            f"{REPLY_HEADER} is {reply_to!r}, which is no inbox; name one that begins with {INBOX_PREFIX}, or none",
+            status=422,
+        )
 
 
 async def _heartbeats(message: NatsMessage) -> None:

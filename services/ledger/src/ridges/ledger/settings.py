@@ -19,6 +19,10 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """User at the NATS server."""
     nats_password: str | None = None
     """Password of that user."""
+    nats_admin_user: str | None = None
+    """User that may write any event, for `ridges ledger restore` alone; where the server knows users."""
+    nats_admin_password: str | None = None
+    """Password of that user."""
     allow_lossy_log: bool = False
     """Accept a server that may lose acknowledged events in a power cut."""
     blobs_url: str

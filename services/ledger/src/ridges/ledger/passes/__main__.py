@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+from msgspec import structs
 
 from ridges.chassis import settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
@@ -57,6 +58,8 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
     )
     store = open_blob_store(config.blobs_url)
     if asked.what == "restore":
+        if config.nats_admin_user:
+            place = structs.replace(place, user=config.nats_admin_user, password=config.nats_admin_password)
         return restore(place, sealed_segments(store), store=store, report=_report)
     end = last_position(place)
 

@@ -8,6 +8,7 @@ from nats.js.errors import APIError
 
 from ridges.chassis.jetstream.bulk import last_position, raw_events
 from ridges.chassis.jetstream.connection import Place, read_reply
+from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.ports import NamedBlobStore
 from ridges.contracts.subjects import EVENT_ID_HEADER
 from ridges.contracts.views import PassResult
@@ -62,7 +63,11 @@ def _refuse_other_log(place: Place, present: int, segments: list[Segment], store
 
 async def _publish_all(place: Place, present: int, segments: list[Segment], store: NamedBlobStore, pace: Pace) -> None:
     client = Client()
-    await client.connect(place.url, name="ledger-restore", user=place.user, password=place.password)
+    mend = "set RIDGES_NATS_ADMIN_USER and RIDGES_NATS_ADMIN_PASSWORD in the ledger's environment"
+    denials = Denials(place.user, mend)
+    await client.connect(
+        place.url, name="ledger-restore", user=place.user, password=place.password, error_cb=denials.on_error
+    )
     try:
         for segment in segments:
             if segment.last <= present:
@@ -71,7 +76,7 @@ async def _publish_all(place: Place, present: int, segments: list[Segment], stor
             start = max(present + 1 - segment.first, 0)
             for at in range(start, len(events), BATCH):
                 batch = events[at : at + BATCH]
-                await _publish(client, segment.first + at, batch)
+                await denials.heeded(_publish(client, segment.first + at, batch))
                 pace.add(len(batch))
     except (NatsError, APIError, TimeoutError) as error:
         raise PassFailed(
