@@ -48,15 +48,17 @@ RECORDINGS = (
         "usage": {"prompt_tokens": 1000, "completion_tokens": 10},
     },
 )
+SOMEBODY_ELSE = "00000000-0000-4000-8000-000000000000"
+"""The run that the caller pretends to be."""
 HELLO = [200, {"content": "hello", "tool_calls": []}]
 LOOKED = {"name": "look", "arguments": [{"name": "path", "value": "a.py"}, {"name": "line", "value": 3}]}
 
 
 class Seen:
-    """An ended run: its JSON document, the agent's log, and what the agent printed behind OBSERVED."""
+    """An ended run: its JSON document, the agent's log, its events, and what the agent printed behind OBSERVED."""
 
-    def __init__(self, code: int, document: dict[str, Any], log: str) -> None:
-        self.code, self.document, self.log = code, document, log
+    def __init__(self, code: int, document: dict[str, Any], log: str, events: list[dict[str, Any]]) -> None:
+        self.code, self.document, self.log, self.events = code, document, log, events
         lines = [line for line in log.splitlines() if line.startswith("OBSERVED ")]
         self.observed: dict[str, Any] = json.loads(lines[-1].removeprefix("OBSERVED ")) if lines else {}
 
@@ -103,6 +105,19 @@ def changed_files(seen: Seen) -> list[str]:
 
 def spent(seen: Seen, name: str) -> int:
     return round(seen[name][1]["used_cost_usd"] * 10**9)
+
+
+def not_yours(seen: Seen) -> dict[str, str]:
+    words = (
+        f"This sandbox belongs to the evaluation run with ID {seen.document['run_id']}; "
+        f"it may not act for the evaluation run with ID {SOMEBODY_ELSE}."
+    )
+    return {"detail": words}
+
+
+def refusals(seen: Seen, reason: str) -> list[dict[str, Any]]:
+    refused = [event for event in seen.events if event["type"] == "InferenceRefused"]
+    return [event for event in refused if event["reason"] == reason]
 
 
 CALL = [
@@ -270,8 +285,11 @@ REFUSED = [
         [422, {"detail": "If you specify a tool mode of REQUIRED, you must specify at least one tool."}]),
     Row("a body that does not fit is 422 with a list", "caller",
         lambda s: (s["no_messages"][0], type(s["no_messages"][1]["detail"]).__name__), (422, "list")),
-    Row("another run's id is refused", "caller", lambda s: s["other_run"][0] in (400, 403), True),
-    Row("another run's usage is not told", "caller", lambda s: s["other_run_usage"][0] in (400, 403), True),
+    Row("another run's id is refused", "caller", lambda s: s["other_run"] == [403, not_yours(s)], True),
+    Row("another run's usage is not told", "caller", lambda s: s["other_run_usage"] == [403, not_yours(s)], True),
+    Row("both are recorded, for the run that asked", "caller",
+        lambda s: [(refused["status"], refused["model"]) for refused in refusals(s, "identity")],
+        [(403, "ridges-replay-1"), (403, None)]),
     Row("unknown model", "caller", answer("unknown_model"),
         [404, {"detail": "The model gpt-nothing is not supported by Ridges for inference."}]),
     Row("unknown embedding model", "caller", answer("unknown_embedding_model"),
@@ -325,9 +343,9 @@ def start(project: Project, name: str, technology: str) -> subprocess.Popen[str]
 def ended(project: Project, code: int, stdout: str, stderr: str) -> Seen:
     assert stdout, stderr
     document = json.loads(stdout)
-    with urllib.request.urlopen(f"{project.state()['ledger_url']}/v1/runs/{document['run_id']}/log") as reply:
-        log = reply.read().decode()
-    return Seen(code, document, log)
+    run = f"{project.state()['ledger_url']}/v1/runs/{document['run_id']}"
+    with urllib.request.urlopen(f"{run}/log") as log, urllib.request.urlopen(f"{run}/events") as events:
+        return Seen(code, document, log.read().decode(), [row["event"] for row in json.load(events)])
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.agent}-{row.line}" for row in ROWS])
