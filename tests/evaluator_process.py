@@ -1,6 +1,7 @@
 """A real evaluator process against a real log."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import aiohttp
 from nats_process import free_port
+
+END_S = 60
 
 
 class EvaluatorProcess:
@@ -43,14 +46,16 @@ class EvaluatorProcess:
     async def start(self) -> None:
         self.launch()
         status, said = 0, {}
-        async with asyncio.timeout(40):
-            while status != 200:
-                assert self._process.poll() is None, self.words()
-                await asyncio.sleep(0.05)
-                try:
-                    status, said = await self.get("/readyz")
-                except aiohttp.ClientError:
-                    continue
+        try:
+            async with asyncio.timeout(60):
+                while status != 200:
+                    assert self._process.poll() is None, self.words()
+                    await asyncio.sleep(0.05)
+                    with contextlib.suppress(aiohttp.ClientError):
+                        status, said = await self.get("/readyz")
+        except BaseException:
+            await self.end(signal.SIGKILL)
+            raise
         assert status == 200, said
 
     async def get(self, path: str):
@@ -71,7 +76,12 @@ class EvaluatorProcess:
         return await self.exit_code()
 
     async def exit_code(self) -> int:
-        return await asyncio.to_thread(self._process.wait, 30)
+        try:
+            return await asyncio.to_thread(self._process.wait, END_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
+            raise AssertionError(f"it did not end within {END_S} s\n{self.words()}") from None
 
     def words(self) -> str:
         return self.log.read_text()[-8000:]

@@ -27,6 +27,7 @@ from ridges.contracts import events as ev
 from ridges.contracts.limits import RunLimits
 
 KEY = "5a" * 32
+END_S = 60
 NO_LIMITS = RunLimits()
 ENDS = (ev.PatchProduced, ev.AgentFailed, ev.RunCancelled)
 
@@ -51,8 +52,10 @@ class FakeGateway:
         site = web.TCPSite(server, "127.0.0.1", 0)
         await site.start()
         self.url = f"http://127.0.0.1:{site._server.sockets[0].getsockname()[1]}"
-        yield self
-        await server.cleanup()
+        try:
+            yield self
+        finally:
+            await server.cleanup()
 
 
 class ManagerProcess:
@@ -133,11 +136,11 @@ class ManagerProcess:
         if self._process.poll() is None:
             self._process.send_signal(number)
         try:
-            return await asyncio.to_thread(self._process.wait, 30)
+            return await asyncio.to_thread(self._process.wait, END_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise AssertionError(f"it did not end within 30 s of {number.name}\n{self.words()}") from None
+            raise AssertionError(f"it did not end within {END_S} s of {number.name}\n{self.words()}") from None
 
     def words(self) -> str:
         return self.log.read_text()[-8000:]

@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
-from e2e.project import Project
+from e2e.project import Project, end_commands
 from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
 
 
@@ -20,3 +20,9 @@ def running_project(project: Project) -> Project:
     up = project.ridges("up", timeout_s=120)
     assert up.code == 0, up
     return project
+
+
+@pytest.fixture(autouse=True)
+def _no_command_outlives_its_test() -> Iterator[None]:
+    yield
+    end_commands()

@@ -15,6 +15,26 @@ import psutil
 REPOSITORY = Path(__file__).parents[2]
 
 
+STARTED: list[subprocess.Popen[str]] = []
+"""Commands that go on in the background."""
+
+
+def end_commands() -> None:
+    """Ends those that a failed test left at work, and closes their pipes: the next test is not to find them."""
+    while STARTED:
+        command = STARTED.pop()
+        if command.poll() is None:
+            command.terminate()
+            try:
+                command.wait(60)
+            except subprocess.TimeoutExpired:
+                command.kill()
+                command.wait()
+        for pipe in (command.stdout, command.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
 class Project:
     """A folder like one a user has, with a space in its path."""
 
@@ -45,7 +65,7 @@ class Project:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Starts the command line and goes on."""
-        return subprocess.Popen(
+        command = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "ridges.cli", *args],
             cwd=self.folder,
             env=self.env,
@@ -53,6 +73,8 @@ class Project:
             stderr=subprocess.PIPE,
             text=True,
         )
+        STARTED.append(command)
+        return command
 
     def agent(self, name: str, source: str | bytes) -> str:
         """An agent file of this project."""

@@ -44,8 +44,11 @@ async def manager(tmp_path, nats_server, gateway, **settings):
     process = ManagerProcess(tmp_path, nats=nats_server, gateway_url=gateway.url, **settings)
     await process.start()
     runtime_dir = the_runtime_dir(process)
-    yield process
-    assert await process.end() == 0, process.words()
+    try:
+        yield process
+    finally:
+        code = await process.end()
+    assert code == 0, process.words()
     assert leftovers(process, runtime_dir) == []
 
 
