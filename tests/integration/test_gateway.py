@@ -24,6 +24,8 @@ from nats_process import free_port
 from ridges.contracts import events as ev
 from ridges.contracts.run_token import sign_run_token
 
+TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 # --- limits -------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +318,27 @@ def test_metrics_count_calls_tokens_and_refusals(start, log, mock):
     assert 'ridges_gateway_calls_total{kind="chat",model="ok",outcome="made"} 1.0' in text
     assert 'ridges_gateway_tokens_total{model="ok",token_kind="output"} 10.0' in text
     assert 'ridges_gateway_refusals_total{reason="requests"} 1.0' in text
+    where = 'gen_ai_operation_name="chat",gen_ai_provider_name="mock",gen_ai_request_model="ok"'
+    assert f'gen_ai_client_token_usage_sum{{{where},gen_ai_token_type="output"}} 10.0' in text
+    assert "ridges_gateway_calls_in_flight 0.0" in text
+    assert 'ridges_gateway_provider_queue{provider="mock"} 0.0' in text
+
+
+def test_each_ended_call_is_one_line_in_the_log(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok", "status 500"))
+    run_id = log.new_run()
+    with gateway.client(run_id) as client:
+        for model in ("ok", "status-500"):
+            body = {"model": model, "messages": MESSAGES}
+            client.post("/v1/chat/completions", json=body, headers={"traceparent": TRACE})
+    lines = [json.loads(line) for line in gateway.log_path.read_text().splitlines()]
+    good, bad = [line for line in lines if line.get("run_id") == run_id]
+    made, failed = log.events(run_id, ev.InferenceMade, ev.InferenceFailed)
+    assert (good["status"], good["cost_nano_usd"], good["call_id"]) == (200, made.cost_nano_usd, made.call_id)
+    assert (good["model"], good["provider"], good["input_tokens"], good["output_tokens"]) == ("ok", "mock", 20, 10)
+    assert (bad["status"], bad["call_id"], bad["attempts"]) == (500, failed.call_id, 1)
+    assert good["latency_ms"] >= 0
+    assert {made.traceparent, failed.traceparent} == {TRACE}
 
 
 # --- the openai package -------------------------------------------------------------------------------------------

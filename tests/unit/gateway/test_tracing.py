@@ -6,7 +6,9 @@ import sys
 import pytest
 from unit.gateway.support import CLOCK, UNREACHABLE, ScriptedProvider, World, chat, completion, provider
 
+from ridges.contracts import events as ev
 from ridges.gateway import errors
+from ridges.gateway.calls import known_trace
 from ridges.gateway.tracing import Tracing, TracingUnavailable
 
 
@@ -43,6 +45,25 @@ async def test_a_call_is_a_span_with_one_for_each_attempt(exporter):
     assert first.attributes["error.type"] == "connect_error"
     assert second.name == "chat served-m"
     assert call.start_time <= first.start_time <= first.end_time <= call.end_time
+
+
+async def test_a_call_belongs_to_its_callers_trace(exporter):
+    tracing = Tracing(CLOCK, exporter)
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with World(tracing=tracing).running() as world:
+        run_id = await world.run()
+        await world.pipeline.complete(run_id, chat(traceparent=trace), lambda body: body)
+        (made,) = await world.events(run_id, ev.InferenceMade)
+    tracing.close()
+    spans = exporter.get_finished_spans()
+    assert {f"{span.context.trace_id:032x}" for span in spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
+    assert "00f067aa0ba902b7" in {f"{span.parent.span_id:016x}" for span in spans}
+    assert made.traceparent == trace
+
+
+@pytest.mark.parametrize("header", [None, "", "x", f"00-{'0' * 32}-00f067aa0ba902b7-01", "00-4BF9-00f0-01"])
+def test_what_is_no_trace_context_is_left_out(header):
+    assert known_trace(header) is None
 
 
 async def test_a_failed_call_is_an_error(exporter):

@@ -20,6 +20,7 @@ from ridges.chassis.serving import run, serve
 from ridges.chassis.settings import SettingsError, load
 from ridges.gateway.adapters import make_adapter
 from ridges.gateway.attempts import Attempts
+from ridges.gateway.call_log import CallLog
 from ridges.gateway.contents import Contents
 from ridges.gateway.contract_routes import contract_routes
 from ridges.gateway.exact_paths import ExactPaths
@@ -76,7 +77,7 @@ def wire_gateway(
     settler = Settler(store, states)
     roster = Roster(config, lambda provider: adapters[provider.name], clock, rng)
     contents = Contents(blobs, settings.contents)
-    observers: tuple[Observer, ...] = (meters,) if tracing is None else (meters, tracing)
+    observers: tuple[Observer, ...] = (meters, CallLog(clock), *(() if tracing is None else (tracing,)))
     pipeline = Pipeline(
         states=states,
         reservations=Reservations(
@@ -97,6 +98,7 @@ def wire_gateway(
         clock=clock,
         call_deadline_s=settings.call_deadline_s,
     )
+    meters.watch(pipeline.in_flight, roster.queues)
     orphans = Orphans(store, states, settler, clock, gateway=settings.name, longest_call_s=settings.call_deadline_s)
     calls = KeyedCalls(pipeline, states, contents, clock, longest_call_s=settings.call_deadline_s)
     checks = {"event log": store.ping, "runs": _following(states), "blobs": contents.ping}

@@ -1,5 +1,6 @@
 """A model call on its way: the same shape for every dialect, and the body that a provider gets of it."""
 
+import re
 from typing import Literal
 
 import msgspec
@@ -53,6 +54,8 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     """The caller's own limit for each answer."""
     media: Media = Media()
     idempotency_key: str | None = None
+    traceparent: str | None = None
+    """W3C trace context of the caller."""
 
     def digest(self) -> str:
         """What an idempotency key stands for: the caller's very bytes, and what they were meant as."""
@@ -74,6 +77,14 @@ def upstream_body(call: ModelCall, served: str, output_limit: int | None, limit_
         options = msgspec.json.decode(fields.get("stream_options", Raw(b"null")), type=Fields | None) or {}
         fields["stream_options"] = encoded(options | {"include_usage": Raw(b"true")})
     return msgspec.json.encode(fields)
+
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+def known_trace(header: str | None) -> str | None:
+    """A well-formed ``traceparent``, else None. Source: W3C Trace Context."""
+    return header if header is not None and _TRACEPARENT.fullmatch(header) else None
 
 
 def encoded(value: object) -> Raw:

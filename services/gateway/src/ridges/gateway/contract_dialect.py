@@ -111,17 +111,25 @@ def check_tool_rules(request: InferenceRequest) -> None:
         raise ToolRuleBroken(TOOL_NEEDED)
 
 
-def chat_call(request: InferenceRequest, received: bytes, key: str | None = None) -> ModelCall:
+def chat_call(
+    request: InferenceRequest, received: bytes, key: str | None = None, trace: str | None = None
+) -> ModelCall:
     fields: Fields = {"messages": encoded(request.messages), "temperature": encoded(request.temperature)}
     if request.tools and request.tool_mode in ("auto", "required"):
         fields["tools"] = encoded([_openai_tool(tool) for tool in request.tools])
         fields["tool_choice"] = encoded(request.tool_mode)
-    return ModelCall(kind="chat", model=request.model, fields=fields, received=received, idempotency_key=key)
+    return ModelCall(
+        kind="chat", model=request.model, fields=fields, received=received, idempotency_key=key, traceparent=trace
+    )
 
 
-def embedding_call(request: EmbeddingRequest, received: bytes, key: str | None = None) -> ModelCall:
+def embedding_call(
+    request: EmbeddingRequest, received: bytes, key: str | None = None, trace: str | None = None
+) -> ModelCall:
     fields = {"input": encoded(request.input)}
-    return ModelCall(kind="embedding", model=request.model, fields=fields, received=received, idempotency_key=key)
+    return ModelCall(
+        kind="embedding", model=request.model, fields=fields, received=received, idempotency_key=key, traceparent=trace
+    )
 
 
 def _openai_tool(tool: Tool) -> dict[str, Any]:

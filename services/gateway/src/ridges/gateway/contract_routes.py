@@ -10,6 +10,7 @@ from litestar.response.base import ASGIResponse
 
 from ridges.contracts.money import usd
 from ridges.gateway import contract_dialect as dialect
+from ridges.gateway.calls import known_trace
 from ridges.gateway.connection import AnyRequest, idempotency_key, json_response, unless_gone
 from ridges.gateway.errors import BodyInvalid, Kind, OtherRun, plain_number
 from ridges.gateway.identity import Identity, same_run
@@ -36,7 +37,9 @@ def contract_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -
         named = body.named_run
         dialect.check_tool_rules(body)
         await refuse_other_run(run_id, named, body.model)
-        call = dialect.chat_call(body, received, idempotency_key(request))
+        call = dialect.chat_call(
+            body, received, idempotency_key(request), known_trace(request.headers.get("traceparent"))
+        )
         _, answer = await unless_gone(request, calls.complete(run_id, call, dialect.inference_answer))
         return json_response(msgspec.json.encode(answer.content if body.wants_bare_content else answer))
 
@@ -46,7 +49,9 @@ def contract_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -
         received = await request.body()
         body = dialect.read_body(received, dialect.EmbeddingRequest)
         await refuse_other_run(run_id, body.named_run, body.model)
-        call = dialect.embedding_call(body, received, idempotency_key(request))
+        call = dialect.embedding_call(
+            body, received, idempotency_key(request), known_trace(request.headers.get("traceparent"))
+        )
         _, answer = await unless_gone(request, calls.complete(run_id, call, dialect.embedding_answer))
         return json_response(msgspec.json.encode(answer))
 

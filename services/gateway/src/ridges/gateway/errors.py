@@ -27,10 +27,14 @@ class GatewayError(Exception):
     reason: ClassVar[RefusalReason | None] = None
     """Set when the refusal is recorded as InferenceRefused."""
 
-    def __init__(self, detail: str, *, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, detail: str, *, headers: dict[str, str] | None = None, amounts: dict[str, int | str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.headers = headers or {}
+        self.amounts = amounts or {}
+        """``limit`` and ``current`` of a limit that is reached, for programs: counts, or USD as exact text."""
 
 
 class InternalError(GatewayError):
@@ -99,6 +103,7 @@ class CostLimitReached(GatewayError):
             f"The evaluation run with ID {run_id} has reached or exceeded the evaluation run cost limit of "
             f"{usd_text(limit_nano)} USD (current cost: {usd_text(current_nano)} USD).{more}",
             headers=STOP_RETRYING,
+            amounts={"limit": usd_text(limit_nano), "current": usd_text(current_nano)},
         )
 
 
@@ -109,6 +114,7 @@ class RequestLimitReached(GatewayError):
         super().__init__(
             f"The evaluation run with ID {run_id} has reached its budget of {limit} requests (current: {current}).",
             headers=STOP_RETRYING,
+            amounts={"limit": limit, "current": current},
         )
 
 
@@ -119,6 +125,7 @@ class TokenLimitReached(GatewayError):
         super().__init__(
             f"The evaluation run with ID {run_id} has reached its budget of {limit} tokens (current: {current}).{more}",
             headers=STOP_RETRYING,
+            amounts={"limit": limit, "current": current},
         )
 
 
@@ -130,6 +137,7 @@ class TooManyCalls(GatewayError):
             f"The evaluation run with ID {run_id} already has {limit} model calls in flight, the most it may have. "
             "Try again when one of them has ended.",
             headers={"Retry-After": "1"},
+            amounts={"limit": limit, "current": limit},
         )
 
 
@@ -144,6 +152,7 @@ class RateLimitReached(GatewayError):
             f"The evaluation run with ID {run_id} has begun {limit} model calls within a minute, the most it may. "
             f"Try again in {wait} s.",
             headers={"Retry-After": wait},
+            amounts={"limit": limit, "current": limit},
         )
 
 

@@ -14,6 +14,11 @@ class FairQueue:
         self._waiters = 0
 
     @property
+    def depth(self) -> tuple[int, int]:
+        """(slots taken, waiters)."""
+        return self._slots - self.free, self._waiters
+
+    @property
     def idle(self) -> bool:
         """Nobody has a slot, nobody waits for one."""
         return self.free == self._slots and not self._waiters

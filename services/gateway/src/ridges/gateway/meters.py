@@ -3,15 +3,20 @@
 ``gen_ai_*`` follow the OpenTelemetry semantic conventions for generative AI, in Prometheus spelling.
 """
 
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from ridges.contracts import events as ev
 from ridges.gateway.ports import Timeline
 
 SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 """Source: gen_ai.client.operation.duration."""
+TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
+"""Source: gen_ai.client.token.usage."""
 OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
 WHERE = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
@@ -44,8 +49,22 @@ class Meters:
             buckets=SECONDS,
             registry=registry,
         )
+        self._token_usage = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of one request to a provider",
+            (*WHERE, "gen_ai_token_type"),
+            buckets=TOKENS,
+            registry=registry,
+        )
+        self._in_flight = Gauge("ridges_gateway_calls_in_flight", "Model calls in this gateway", registry=registry)
+        self._registry = registry
         self._counter = lru_cache(maxsize=1_000)(_labelled_counter)
         self._histogram = lru_cache(maxsize=1_000)(_labelled_histogram)
+
+    def watch(self, calls: Callable[[], int], queues: Callable[[], dict[str, tuple[int, int]]]) -> None:
+        """Read when ``/metrics`` is: calls in flight; (requests at work, calls that wait) of each provider."""
+        self._in_flight.set_function(calls)
+        self._registry.register(_Queues(queues))
 
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
@@ -67,9 +86,30 @@ class Meters:
             self._counter(self._attempts, attempt.provider, attempt.outcome).inc()
             duration = self._histogram(self._duration, operation, attempt.provider, event.model, failure)
             duration.observe(attempt.latency_ms / 1000)
+            if attempt.usage.total:
+                self._observe_tokens(operation, attempt, event.model)
             if attempt.first_token_ms is not None:
                 first_token = self._histogram(self._first_token, operation, attempt.provider, event.model)
                 first_token.observe(attempt.first_token_ms / 1000)
+
+    def _observe_tokens(self, operation: str, attempt: ev.InferenceAttempt, model: str) -> None:
+        usage = attempt.usage
+        for kind, tokens in (("input", usage.input + usage.cached_input), ("output", usage.output + usage.reasoning)):
+            self._histogram(self._token_usage, operation, attempt.provider, model, kind).observe(tokens)
+
+
+class _Queues(Collector):
+    def __init__(self, queues: Callable[[], dict[str, tuple[int, int]]]) -> None:
+        self._queues = queues
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        busy = GaugeMetricFamily("ridges_gateway_provider_busy", "Requests at work", labels=["provider"])
+        waiting = GaugeMetricFamily("ridges_gateway_provider_queue", "Calls that wait for a slot", labels=["provider"])
+        for provider, (at_work, queued) in self._queues().items():
+            busy.add_metric([provider], at_work)
+            waiting.add_metric([provider], queued)
+        yield busy
+        yield waiting
 
 
 def _labelled_counter(metric: Counter, *labels: str) -> Counter:

@@ -9,7 +9,7 @@ from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Raw
 
-from ridges.gateway.calls import LIMIT_FIELDS, UNREADABLE, Fields, MalformedReply, ModelCall
+from ridges.gateway.calls import LIMIT_FIELDS, UNREADABLE, Fields, MalformedReply, ModelCall, known_trace
 from ridges.gateway.connection import AnyRequest, EventStreamResponse, idempotency_key, json_response, unless_gone
 from ridges.gateway.errors import BodyInvalid, Kind, ModelNotSupported
 from ridges.gateway.identity import Identity
@@ -38,7 +38,9 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
     @post("/v1/chat/completions", status_code=200)
     async def chat(request: AnyRequest) -> ASGIResponse:
         run_id = identity.run_of(request)
-        call = chat_call(await request.body(), idempotency_key(request))
+        call = chat_call(
+            await request.body(), idempotency_key(request), known_trace(request.headers.get("traceparent"))
+        )
         if not call.streamed:
             body, _ = await unless_gone(request, calls.complete(run_id, call, check_completion))
             return json_response(body)
@@ -53,8 +55,15 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
         fields = _fields(received)
         _need(fields, "input")
         check_input(fields["input"])
-        key = idempotency_key(request)
-        call = ModelCall(kind="embedding", model=_model(fields), fields=fields, received=received, idempotency_key=key)
+        key, trace = idempotency_key(request), known_trace(request.headers.get("traceparent"))
+        call = ModelCall(
+            kind="embedding",
+            model=_model(fields),
+            fields=fields,
+            received=received,
+            idempotency_key=key,
+            traceparent=trace,
+        )
         body, _ = await unless_gone(request, calls.complete(run_id, call, check_embeddings))
         return json_response(body)
 
@@ -72,7 +81,7 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
     return [chat, embeddings, models, model]
 
 
-def chat_call(received: bytes, key: str | None = None) -> ModelCall:
+def chat_call(received: bytes, key: str | None = None, trace: str | None = None) -> ModelCall:
     """What a chat body asks for. Of two output limits the larger holds, so that no answer is shorter than asked for.
 
     Raises:
@@ -99,6 +108,7 @@ def chat_call(received: bytes, key: str | None = None) -> ModelCall:
         output_tokens=max(limits, default=None),
         media=media_in(fields["messages"]),
         idempotency_key=key,
+        traceparent=trace,
     )
 
 

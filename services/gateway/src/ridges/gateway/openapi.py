@@ -153,11 +153,12 @@ def _written_schemas() -> Json:
     listed = {"name": _TEXT, "external_name": _TEXT, "max_input_tokens": {"type": "integer"}}
     per_token = {"cost_usd_per_million_input_tokens": _PRICE}
     limit = {"type": ["integer", "null"], "minimum": 1}
+    amount = {"type": ["integer", "string"], "description": "of the limit that is reached; USD as text"}
     return {
         "ChatRequest": _object(
             {
                 "model": _TEXT,
-                "messages": {"type": "array", "items": {"type": "object"}},
+                "messages": {"type": "array", "items": {"type": "object"}, "minItems": 1},
                 "stream": {"type": ["boolean", "null"]},
                 "max_tokens": limit,
                 "max_completion_tokens": limit,
@@ -181,7 +182,9 @@ def _written_schemas() -> Json:
             {
                 "detail": {"anyOf": [_TEXT, {"type": "array", "items": {"type": "object"}}]},
                 "error": _object(
-                    {"message": _TEXT, "type": _TEXT, "param": {"type": "null"}, "code": _TEXT},
+                    {"message": _TEXT, "type": _TEXT, "param": {"type": "null"}, "code": _TEXT}
+                    | {"limit": amount, "current": amount},
+                    ("message", "type", "param", "code"),
                 ),
             },
             ("detail",),

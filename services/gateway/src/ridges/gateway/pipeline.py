@@ -171,6 +171,10 @@ class Pipeline:
         """What the model lists show."""
         return self._roster.listed(kind)
 
+    def in_flight(self) -> int:
+        """Calls inside this gateway."""
+        return len(self._in_flight)
+
     async def drain(self, timeout_s: float | None = None) -> None:
         """Refuse new calls, let those in flight end, then wait until the log has everything.
 

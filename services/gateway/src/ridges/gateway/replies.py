@@ -1,5 +1,7 @@
 """Errors as the callers' dialects know them: ``{"detail": …}``, on ``/v1`` with OpenAI's error object beside it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -13,10 +15,13 @@ from ridges.gateway.errors import BodyInvalid, CallerGone, GatewayError, Interna
 
 log = structlog.get_logger(__name__)
 
+NO_AMOUNTS: Mapping[str, int | str] = MappingProxyType({})
+
 
 def on_gateway_error(request: AnyRequest, error: GatewayError) -> "_Rendered":
     detail: object = error.problems if isinstance(error, BodyInvalid) else error.detail
-    return _rendered(request, error.status, detail, error.detail, error.code, error.headers)
+    body = error_body(request.url.path, error.status, detail, error.detail, error.code, error.amounts)
+    return _Rendered(json_response(msgspec.json.encode(body), status=error.status, headers=error.headers))
 
 
 def on_http_exception(request: AnyRequest, error: HTTPException) -> "_Rendered":
@@ -59,9 +64,11 @@ def _rendered(
     return _Rendered(json_response(msgspec.json.encode(body), status=status, headers=headers))
 
 
-def error_body(path: str, status: int, detail: object, message: str, code: str) -> dict[str, Any]:
-    """``{"detail": …}``; on ``/v1`` with OpenAI's error object."""
+def error_body(
+    path: str, status: int, detail: object, message: str, code: str, amounts: Mapping[str, int | str] = NO_AMOUNTS
+) -> dict[str, Any]:
+    """``{"detail": …}``; on ``/v1`` with OpenAI's error object, which tells a limit and what is used of it."""
     if not path.startswith("/v1/"):
         return {"detail": detail}
     kind = "invalid_request_error" if status < 500 else "server_error"
-    return {"error": {"message": message, "type": kind, "param": None, "code": code}, "detail": detail}
+    return {"error": {"message": message, "type": kind, "param": None, "code": code, **amounts}, "detail": detail}

@@ -117,6 +117,10 @@ class Roster:
         """All offers of a kind, one for each provider of each model."""
         return [offer for (_, of_kind), offers in self._offers.items() if of_kind == kind for offer in offers]
 
+    def queues(self) -> dict[str, tuple[int, int]]:
+        """(requests at work, calls that wait) of each provider."""
+        return {name: seat.queue.depth for name, seat in self._seats.items()}
+
     def replace(self, config: ProvidersConfig, make: MakeAdapter) -> None:
         """Serve new calls by another configuration. Providers that are the same keep connections, health and queue.
 

@@ -32,6 +32,7 @@ class Tracing:
             from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource  # noqa: PLC0415
             from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+            from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
             if exporter is None:
                 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
@@ -45,6 +46,7 @@ class Tracing:
         self._provider = TracerProvider(resource=resource)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("ridges.gateway")
+        self._context_of = TraceContextTextMapPropagator().extract
         self._clock = clock
 
     def refused(self, reason: str) -> None:
@@ -62,6 +64,7 @@ class Tracing:
 
         call = self._tracer.start_span(
             f"{operation} {event.model}",
+            context=None if event.traceparent is None else self._context_of({"traceparent": event.traceparent}),
             kind=SpanKind.SERVER,
             start_time=at(began_at),
             attributes=_attributes(operation, event.model, event.usage)
