@@ -117,14 +117,11 @@ class Publisher:
         async with self._scanning:
             found: dict[Path, _Folder] = {}
             ids: dict[str, Path] = {}
-            for path in await asyncio.to_thread(lambda: list(self._candidates())):
+            for path in await asyncio.to_thread(lambda: list(_candidates(self._dirs))):
                 known = self._folders.get(path)
                 folder, edition = await asyncio.to_thread(_read, path, known)
                 if folder.problem is not None and path.name in ids:
-                    folder, edition = (
-                        _broken(path, None, (f"{ids[path.name]} has the same id; rename one of them",)),
-                        None,
-                    )
+                    folder, edition = _same_id(path, ids[path.name]), None
                 ids.setdefault(path.name, path)
                 if folder.problem is not None and edition is not None:
                     await self._publish(folder.problem, edition)
@@ -133,15 +130,6 @@ class Publisher:
                 found[path] = folder
             self._folders = found
             self._trouble = None
-
-    def _candidates(self) -> Iterator[Path]:
-        for directory in self._dirs:
-            if not directory.is_dir():
-                yield directory
-                continue
-            for path in sorted(directory.iterdir()):
-                if path.is_dir() and not path.name.startswith((".", "_")):
-                    yield path
 
     async def _publish(self, problem: Problem, edition: bytes) -> None:
         await self._blobs.put(edition, TAR)
@@ -179,11 +167,43 @@ class Publisher:
             return
 
 
+def look_at_folders(dirs: Sequence[Path]) -> tuple[tuple[Problem, ...], tuple[BrokenProblem, ...]]:
+    """Usable problems and broken folders as a scan would find them. Nothing is published."""
+    problems: dict[str, Problem] = {}
+    broken: list[BrokenProblem] = []
+    places: dict[str, Path] = {}
+    for path in _candidates(dirs):
+        folder, _ = _read(path, None)
+        if folder.problem is not None and path.name in places:
+            folder = _same_id(path, places[path.name])
+        places.setdefault(path.name, path)
+        if folder.problem is not None:
+            problems[path.name] = folder.problem
+        if folder.broken is not None:
+            broken.append(folder.broken)
+    return tuple(problems.values()), tuple(broken)
+
+
+def _candidates(dirs: Sequence[Path]) -> Iterator[Path]:
+    for directory in dirs:
+        if not directory.is_dir():
+            yield directory
+            continue
+        for path in sorted(directory.iterdir()):
+            if path.is_dir() and not path.name.startswith((".", "_")):
+                yield path
+
+
+def _same_id(path: Path, first: Path) -> _Folder:
+    return _broken(path, None, (f"{first} has the same id; rename one of them",))
+
+
 def _read(path: Path, known: _Folder | None) -> tuple[_Folder, bytes | None]:
     """The folder as it is now, with its edition; the known one, without, when nothing in it has changed."""
     if not path.is_dir():
         reason = (
-            "there is no such folder; make it, or set RIDGES_PROBLEMS_DIRS to the folder that holds problem folders"
+            "there is no such folder; make it, or set RIDGES_PROBLEMS_DIRS ([problems] dirs in ridges.toml) "
+            "to the folder that holds problem folders"
         )
         return _broken(path, None, (reason,)), None
     try:

@@ -1,5 +1,6 @@
 """The evaluator's HTTP API: which problems there are, and whether they are any good."""
 
+import contextlib
 from typing import Annotated, Any
 
 import msgspec
@@ -39,6 +40,9 @@ def problem_routes(
 
     @get("/v1/problems", summary="Loaded and broken problems")
     async def problems() -> ProblemList:
+        """Reads the folders anew; where the log or the blob store is away, as they were read last."""
+        with contextlib.suppress(EventStoreUnavailable, OSError):
+            await publisher.scan()
         return ProblemList(problems=tuple(map(_row, publisher.problems)), broken=publisher.broken)
 
     @post("/v1/checks", status_code=200, summary="Check a problem: reference, empty patch, repeats, hidden future")
