@@ -32,7 +32,7 @@ from ridges.sandbox_manager.metrics import ManagerMetrics
 from ridges.sandbox_manager.mishaps import Patience
 from ridges.sandbox_manager.ports import Sandbox
 from ridges.sandbox_manager.proxy import NginxProxies, find_nginx, make_runtime_dir
-from ridges.sandbox_manager.routes import live_router
+from ridges.sandbox_manager.routes import live_router, technologies_router
 from ridges.sandbox_manager.settings import ManagerSettings
 from ridges.sandbox_manager.state_dir import own_state_dir
 from ridges.sandbox_manager.sweeper import Sweeper
@@ -132,7 +132,11 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
             "disk": free_space.check,
         }
         http = Litestar(
-            [*health_handlers(NAME, checks), live_router(live, chosen.api_token)],
+            [
+                *health_handlers(NAME, checks),
+                live_router(live, chosen.api_token),
+                technologies_router(technologies, chosen.api_token),
+            ],
             openapi_config=None,
             exception_handlers=exception_handlers,
         )

@@ -18,6 +18,7 @@ DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 MIN_API = (1, 41)
 """Engine 20.10."""
 _CALL_S = 60
+_READ_LOG = "read its log: sudo journalctl -u docker -n 50"
 
 
 class EngineApi:
@@ -66,9 +67,7 @@ class EngineApi:
                 self._client = self._connect()
             return call(self._client)
         except docker_errors.APIError as error:
-            raise SandboxUnavailable(
-                f"the Docker Engine refused: {error.explanation or error}", "look into the engine's log"
-            ) from error
+            raise SandboxUnavailable(f"the Docker Engine refused: {error.explanation or error}", _READ_LOG) from error
         except (docker_errors.DockerException, OSError) as error:
             raise _unreachable(error, self._url) from error
 
@@ -127,4 +126,4 @@ def _unreachable(error: Exception, where: str) -> SandboxUnavailable:
             f"no Docker Engine answers at {where}",
             "start it: sudo systemctl start docker (or infra/ci/install-docker.sh)",
         )
-    return SandboxUnavailable(f"the Docker Engine at {where} does not answer: {error}", "look into the engine's log")
+    return SandboxUnavailable(f"the Docker Engine at {where} does not answer: {error}", _READ_LOG)

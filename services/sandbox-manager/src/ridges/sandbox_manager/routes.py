@@ -15,6 +15,7 @@ from litestar.params import Parameter
 from litestar.types import Guard
 
 from ridges.sandbox_manager.live import Kind, LiveSandbox, LiveSandboxes, Phase
+from ridges.sandbox_manager.technologies import Technologies
 
 MAX_ROWS = 1_000
 MAX_WAIT_S = 20.0
@@ -44,6 +45,34 @@ class LiveLog(msgspec.Struct, frozen=True, kw_only=True):
     """Gone before they were asked for: only the end of a live log is kept."""
     ended: bool
     """The sandbox is gone: the ledger has the log."""
+
+
+class TechnologyRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A sandbox technology that a run may get here."""
+
+    name: str
+    works: bool
+    reason: str | None
+    """Why it does not."""
+    remedy: str | None
+
+
+def technologies_router(technologies: Technologies, api_token: str | None) -> Router:
+    """``/v1/technologies``: what a run that asks for ``auto`` may get, best first. Readers as of ``live_router``."""
+
+    @get("/")
+    async def candidates() -> list[TechnologyRow]:
+        return [
+            TechnologyRow(
+                name=name,
+                works=problem is None,
+                reason=None if problem is None else getattr(problem, "reason", str(problem)),
+                remedy=getattr(problem, "remedy", None),
+            )
+            for name, problem in (await technologies.candidates()).items()
+        ]
+
+    return Router("/v1/technologies", route_handlers=[candidates], guards=[_guard(api_token)])
 
 
 def live_router(live: LiveSandboxes, api_token: str | None) -> Router:

@@ -16,6 +16,8 @@ from ridges.sandbox_manager.guarantees import Guarantee, guarantees
 from ridges.sandbox_manager.ports import Sandbox
 
 _EXIT_BAD_SETTINGS = 2
+_LOGS = {"docker": "sudo journalctl -u docker -n 50", "bubblewrap": "sudo dmesg | tail -n 50"}
+"""The commands that show why a sandbox broke."""
 
 
 class SelfCheckSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +68,7 @@ async def _checked(sandbox: Sandbox, good: str) -> Checked:
     try:
         kept = await guarantees(sandbox)
     except SandboxManagerError as error:
-        return Checked(name=sandbox.name, works=False, detail=str(error), remedy="see the engine's or the kernel's log")
+        return Checked(name=sandbox.name, works=False, detail=str(error), remedy=_LOGS[sandbox.name])
     return Checked(name=sandbox.name, works=True, detail=good, guarantees=kept)
 
 

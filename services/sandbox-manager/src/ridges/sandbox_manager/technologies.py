@@ -20,7 +20,7 @@ class ProcessNotAllowed(SandboxManagerError):
     def __init__(self) -> None:
         super().__init__(
             "the sandbox 'process' isolates nothing and is not allowed here; for agents you wrote yourself start the "
-            "sandbox-manager with RIDGES_ALLOW_PROCESS=true"
+            "sandbox-manager with RIDGES_ALLOW_PROCESS=true (embedded: ridges down; ridges up --sandbox process)"
         )
 
 
@@ -39,9 +39,8 @@ class Technologies:
             SandboxUnavailable: none; with what each of them needs.
             ProcessNotAllowed: asked for ``process``, which the settings forbid.
         """
-        wanted = self._preferred if requested == AUTO else requested
         problems = []
-        for name in _AUTO_ORDER if wanted == AUTO else (wanted,):
+        for name in self._candidates(requested):
             problem = await self._problem(name)
             if problem is None:
                 return self._adapters[name]
@@ -52,6 +51,10 @@ class Technologies:
             "; ".join(f"{name}: {problem}" for name, problem in zip(_AUTO_ORDER, problems, strict=True)),
             "mend one of them",
         )
+
+    async def candidates(self) -> dict[str, SandboxManagerError | None]:
+        """What a run that asks for nothing particular may get, best first, each with what is wrong with it."""
+        return {name: await self._problem(name) for name in self._candidates(AUTO)}
 
     async def check(self) -> None:
         """For /readyz: raises what ``pick`` raises for a run that asks for nothing particular."""
@@ -77,6 +80,10 @@ class Technologies:
         for test in testing:
             test.cancel()
         await asyncio.gather(*testing, return_exceptions=True)
+
+    def _candidates(self, requested: str) -> tuple[str, ...]:
+        wanted = self._preferred if requested == AUTO else requested
+        return _AUTO_ORDER if wanted == AUTO else (wanted,)
 
     async def _problem(self, name: str) -> SandboxManagerError | None:
         checked_at, problem = self._checked.get(name, (float("-inf"), None))
