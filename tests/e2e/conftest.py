@@ -1,6 +1,7 @@
 from collections.abc import Iterator
 
 import pytest
+from e2e.openai_provider import provider  # noqa: F401  # a fixture
 from e2e.project import Project, end_commands
 from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
 

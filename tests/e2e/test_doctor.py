@@ -1,6 +1,9 @@
 """`ridges doctor` names each thing that is missing or set wrong, with the command that mends it."""
 
 import json
+import shlex
+import shutil
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -77,6 +80,45 @@ def test_a_mistake_in_the_configuration_is_named(folder: Project, text: str, wor
     assert str(folder.folder / "ridges.toml") in findings["configuration"]["remedy"]
 
 
+def test_a_folder_that_is_no_problem_is_named_with_its_reasons(folder: Project) -> None:
+    broken = folder.folder / "examples" / "problems" / "create-nothing"
+    broken.mkdir()
+    (broken / "instructions.md").write_text("# Nothing\n")
+    _, findings = examine(folder)
+    assert findings["problems"]["detail"] == "5 usable"
+    assert findings["problem folder"]["status"] == "warning"
+    assert all(word in findings["problem folder"]["detail"] for word in ("create-nothing", "tests.py is missing"))
+    assert findings["problem folder"]["remedy"] == "ridges problem check create-nothing"
+
+
+def test_a_configured_port_that_is_taken_is_named(folder: Project) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        add(folder, f"[ports]\nledger = {port}\n")
+        code, findings = examine(folder)
+        assert (code, findings["ports"]["status"]) == (3, "problem")
+        assert findings["ports"]["detail"] == f"port {port} for ledger is taken"
+        assert findings["ports"]["remedy"].startswith(f"ss -ltnp 'sport = :{port}'")
+    assert examine(folder)[1]["ports"]["status"] == "ok"
+
+
+def test_the_remedy_for_a_folder_is_a_command_that_this_machine_has(folder: Project) -> None:
+    """Everything that can be wrong with a folder at once."""
+    (folder.folder / "examples" / "problems" / "create-nothing").mkdir()
+    add(folder, KEYED + '[sandbox]\nagent_python = "/nowhere/python"\n[problems]\ndirs = ["nowhere"]\n')
+    file = folder.folder / "ridges.toml"
+    file.write_text(file.read_text().replace('[problems]\ndirs = ["examples/problems"]\n', ""))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        add(folder, f"[ports]\nnats = {taken.getsockname()[1]}\n")
+        ended = folder.ridges("doctor", "--json", env=NO_ENGINE)
+    findings = [finding for finding in json.loads(ended.stdout) if finding["status"] != "ok"]
+    assert {finding["name"] for finding in findings} >= {"configuration", "ports", "problem folder"}, findings
+    for finding in findings:
+        if not finding["name"].startswith("sandbox"):
+            program = shlex.split(finding["remedy"], comments=True)[0]
+            assert program in ("ridges", "./just", "export") or shutil.which(program), finding
+
+
 def test_the_sandbox_that_was_asked_for_must_work(folder: Project) -> None:
     add(folder, '[sandbox]\ndefault = "docker"\n')
     code, findings = examine(folder)
@@ -95,4 +137,4 @@ def test_people_see_the_remedy_below_the_problem(folder: Project) -> None:
     ended = folder.ridges("doctor", env=NO_ENGINE)
     assert ended.code == 3
     assert "PROBLEM" in ended.stdout
-    assert "→ copy the ridges.toml" in ended.stdout
+    assert "→ cp " in ended.stdout

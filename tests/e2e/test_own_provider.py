@@ -1,88 +1,16 @@
 """Bring your own provider: an OpenAI-compatible URL and a key in ridges.toml are all it takes."""
 
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import socket
 from pathlib import Path
 
 import pytest
+from e2e.openai_provider import KEY, Provider, add_provider
 from e2e.project import Project
-
-KEY = "sk-canary-5d2f0c1b"
-PROVIDER = """
-[[provider]]
-name = "mine"
-kind = "openai"
-base_url = "http://127.0.0.1:{port}/v1"
-key_env = "MY_PROVIDER_KEY"
-
-[[provider.model]]
-name = "live-1"
-served = "vendor/live-one"
-context = 100000
-max_output = 4096
-input_usd = "2.00"
-output_usd = "8.00"
-
-[run]
-model = "live-1"
-"""
-ANSWER = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "created": 1,
-    "model": "vendor/live-one",
-    "choices": [
-        {
-            "index": 0,
-            "finish_reason": "stop",
-            "message": {"role": "assistant", "content": "def bill():\n    return 1\n"},
-        }
-    ],
-    "usage": {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050},
-}
-
-
-class Provider(ThreadingHTTPServer):
-    """An OpenAI-compatible server that remembers what it was asked."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Answering)
-        self.asked: list[tuple[str, dict[str, object]]] = []
-
-
-class Answering(BaseHTTPRequestHandler):
-    server: Provider
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.headers.get("Authorization", ""), body))
-        content = json.dumps(ANSWER).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def provider() -> Iterator[Provider]:
-    with Provider() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_a_configured_provider_serves_the_run_and_its_price_counts(tmp_path: Path, provider: Provider) -> None:
     project = Project(tmp_path)
-    with (project.folder / "ridges.toml").open("a") as file:
-        file.write(PROVIDER.format(port=provider.server_address[1]))
+    add_provider(project, provider.port)
 
     command = "run -a examples/agents/minimal_agent.py -p create-energy-bill --sandbox bubblewrap --json"
     ended = project.ridges(*command.split(), env={"MY_PROVIDER_KEY": KEY})
@@ -94,6 +22,58 @@ def test_a_configured_provider_serves_the_run_and_its_price_counts(tmp_path: Pat
     assert ended.document["cost_usd"] == "0.0024"
     assert "return 1" in str(ended.document["patch"])
     assert_key_is_nowhere(project.folder / ".ridges")
+
+
+FAILURES = {
+    "down": ("connect_error", 502, "cannot be reached"),
+    "failing": ("http_error", 500, "HTTP 500"),
+    "garbage": ("malformed", 502, "made no sense"),
+    "slow": ("timeout", 504, "did not answer in time"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_provider_that_fails_is_named_and_charges_for_no_work_it_did_not_do(
+    tmp_path: Path, provider: Provider, case: str
+) -> None:
+    reason, status, words = FAILURES[case]
+    port = provider.port
+    if case == "down":
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = int(unused.getsockname()[1])
+    elif case == "failing":
+        provider.status, provider.content = 500, b'{"error": {"message": "the cluster is on fire"}}'
+    elif case == "garbage":
+        provider.content = b"<html>welcome to the hotel network</html>"
+    elif case == "slow":
+        provider.may_answer.clear()
+    project = Project(tmp_path)
+    add_provider(project, port, "timeout_s = 2\n")
+    env = {"MY_PROVIDER_KEY": KEY}
+
+    command = "run -a examples/agents/minimal_agent.py -p create-energy-bill --sandbox bubblewrap --json"
+    ended = project.ridges(*command.split(), env=env)
+
+    document = ended.document
+    assert ended.code == (3 if document["fault"] == "provider" else 1), ended
+    assert (document["state"], document["requests"], document["requests_failed"]) == ("error", 0, 1)
+    [failed] = document["unanswered"]  # type: ignore[misc]
+    assert (failed["outcome"], failed["reason"], failed["status"], failed["calls"]) == ("failed", reason, status, 1)
+    assert "mine" in failed["detail"], "the provider is named"
+    assert "on fire" in failed["detail"] or case != "failing", "and quoted"
+    charged = int(str(document["cost_nano_usd"]))
+    assert (charged > 0) == (case == "slow"), "only a provider that took the prompt bills for it"
+
+    shown = project.ridges("show", str(document["run_id"]), env=env)
+    assert words in shown.stdout, shown
+    total = project.ridges("costs", "--json", env=env).document["total"]
+    assert isinstance(total, dict)
+    assert (total["cost_nano_usd"], total["reserved_nano_usd"], total["requests_failed"]) == (charged, 0, 1)
+    assert total["failed_nano_usd"] == total["estimated_nano_usd"] == charged, (
+        "and is told apart from what was answered"
+    )
+    assert project.wait_for_nothing_left() == []
 
 
 def assert_key_is_nowhere(folder: Path) -> None:

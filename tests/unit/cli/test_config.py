@@ -2,7 +2,15 @@
 
 import pytest
 
-from ridges.cli.config import Config, agent_environment, project_root, provider_key_variables, read_config
+from ridges.cli.config import (
+    SANDBOX_VARIABLES,
+    Config,
+    agent_environment,
+    project_root,
+    provider_key_variables,
+    read_config,
+    sandbox_environment,
+)
 from ridges.cli.errors import Exit, UsageError
 
 
@@ -83,3 +91,24 @@ def test_the_agents_interpreter_is_the_configured_one_else_that_of_the_made_envi
     assert agent_environment(Config(), folder) == str(made)
     write(folder, '[sandbox]\nagent_python = "/opt/python"\n')
     assert agent_environment(read_config(folder), folder) == "/opt/python"
+
+
+def test_the_users_environment_overrides_the_sandbox_section(folder, monkeypatch):
+    for name in SANDBOX_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    write(folder, '[sandbox]\nslots = 3\nimage = "mine:1"\nagent_python = "/opt/python"\n')
+    config = read_config(folder)
+    told = {"RIDGES_SLOTS": "3", "RIDGES_AGENT_IMAGE": "mine:1", "RIDGES_AGENT_PYTHON": "/opt/python"}
+    assert sandbox_environment(config, folder) == told
+    monkeypatch.setenv("RIDGES_AGENT_PYTHON", "/usr/bin/python3")
+    monkeypatch.setenv("RIDGES_MIN_FREE_BYTES", "1000")
+    told |= {"RIDGES_AGENT_PYTHON": "/usr/bin/python3", "RIDGES_MIN_FREE_BYTES": "1000"}
+    assert sandbox_environment(config, folder) == told
+
+
+def test_every_variable_that_is_forwarded_is_a_setting_of_the_sandbox_manager():
+    from ridges.sandbox_manager.settings import ManagerSettings
+
+    assert {name.removeprefix("RIDGES_").lower() for name in SANDBOX_VARIABLES} <= set(
+        ManagerSettings.__struct_fields__
+    )

@@ -8,6 +8,7 @@ from unit.cli.samples import run_detail
 
 from ridges.cli import render
 from ridges.cli.terminal_text import printable, safe
+from ridges.cli.unanswered import Unanswered
 
 HARMLESS = ["", "plain", "two\nlines\tand a tab", "größer ≥ 日本語 🙂", "[bold]no markup[/bold]", "C:\\path"]
 HOSTILE = {
@@ -50,7 +51,8 @@ def test_table_cells_take_no_markup():
 
 def test_a_page_of_a_hostile_run_holds_no_escape(capsys):
     evil = "\x1b[2J\x1b]0;owned\x07[link=x]"
-    render.run_page(run_detail(problem=evil, agent_name=evil, detail=evil, patch=evil, sandbox=evil))
+    failed = Unanswered(outcome="failed", reason=evil, status=500, calls=1, detail=evil)
+    render.run_page(run_detail(problem=evil, agent_name=evil, detail=evil, patch=evil, sandbox=evil), [failed])
     render.runs_table([run_detail(problem=evil, agent_name=evil)], total=True)
     shown = capsys.readouterr().out
     assert "\x1b" not in shown

@@ -89,10 +89,15 @@ def runs(
 ) -> None:
     """List runs, newest first."""
     from ridges.cli import render
-    from ridges.cli.system import system_for_reading
+    from ridges.cli.system import nothing_was_run, say, system_for_reading
+    from ridges.contracts.views import RunList
 
-    with system_for_reading() as client:
-        page = client.runs(state=state, problem=problem, limit=limit, cursor=cursor)
+    if nothing_was_run():
+        say("nothing was run here yet; try `ridges run` or `ridges demo`")
+        page = RunList(runs=(), next_cursor=None)
+    else:
+        with system_for_reading() as client:
+            page = client.runs(state=state, problem=problem, limit=limit, cursor=cursor)
     if as_json:
         render.json_document(page)
     else:
@@ -104,13 +109,15 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
     """Show one run: verdict, tests, patch, usage, cost."""
     from ridges.cli import render
     from ridges.cli.system import system_for_reading
+    from ridges.cli.unanswered import unanswered_calls
 
     with system_for_reading() as client:
         detail = client.run(run_id)
+        unanswered = unanswered_calls(client, detail)
     if as_json:
-        render.json_document(render.run_document(detail))
+        render.json_document(render.run_document(detail, unanswered))
     else:
-        render.run_page(detail)
+        render.run_page(detail, unanswered)
 
 
 @app.command()
@@ -130,6 +137,7 @@ def watch(run_id: RunId, as_json: AsJson = False) -> None:
     from ridges.cli import render
     from ridges.cli.progress import RunsProgress
     from ridges.cli.system import system_for_reading
+    from ridges.cli.unanswered import unanswered_calls
 
     with system_for_reading() as client:
         detail = client.run(run_id)
@@ -137,10 +145,11 @@ def watch(run_id: RunId, as_json: AsJson = False) -> None:
             for row in client.follow(detail.run_id):
                 progress.update(row)
         detail = client.run(detail.run_id)
+        unanswered = unanswered_calls(client, detail)
     if as_json:
-        render.json_document(render.run_document(detail))
+        render.json_document(render.run_document(detail, unanswered))
     else:
-        render.run_page(detail)
+        render.run_page(detail, unanswered)
 
 
 @app.command()
@@ -149,12 +158,14 @@ def cancel(run_id: RunId, as_json: AsJson = False) -> None:
     from ridges.cli import render
     from ridges.cli.progress import phase
     from ridges.cli.system import say, system_for_reading
+    from ridges.cli.unanswered import unanswered_calls
     from ridges.contracts.faults import Cause
 
     with system_for_reading() as client:
         detail = client.cancel(run_id, "cancelled by `ridges cancel`")
+        unanswered = unanswered_calls(client, detail)
     if as_json:
-        render.json_document(render.run_document(detail))
+        render.json_document(render.run_document(detail, unanswered))
     elif detail.cause is Cause.CANCELLED:
         say(f"run {detail.run_id} is cancelled")
     else:
@@ -201,6 +212,7 @@ def up(
     from ridges.cli.config import project_root
     from ridges.cli.embedded import control
     from ridges.cli.embedded.state import StateDir
+    from ridges.cli.sandbox_choice import tell_sandbox
     from ridges.cli.system import say
 
     state = StateDir(project_root())
@@ -218,6 +230,7 @@ def up(
             f"gateway  {system.gateway_url}\n"
             f"nats     {system.nats_url}"
         )
+    tell_sandbox()
 
 
 @app.command()
@@ -259,16 +272,10 @@ def demo(
 
 @problem_app.command("list")
 def problem_list(as_json: AsJson = False) -> None:
-    """List the published problems."""
-    from ridges.cli import render
-    from ridges.cli.system import any_system
+    """List the published problems, and the folders that cannot be used, with the reasons."""
+    from ridges.cli import problem_list as listing
 
-    with any_system() as client:
-        problems = client.problems()
-    if as_json:
-        render.json_document(problems)
-    else:
-        render.problems_table(problems)
+    listing.list_problems(as_json)
 
 
 @problem_app.command("check")

@@ -14,6 +14,26 @@ from msgspec import Meta
 from ridges.cli.errors import UsageError
 
 CONFIG_FILE = "ridges.toml"
+SANDBOX_VARIABLES = (
+    "RIDGES_AGENT_IMAGE",
+    "RIDGES_AGENT_PYTHON",
+    "RIDGES_ALLOW_PROCESS",
+    "RIDGES_ALLOWED_IMAGES",
+    "RIDGES_ALLOWED_RUNTIMES",
+    "RIDGES_DOCKER_RUNTIME",
+    "RIDGES_DOCKER_URL",
+    "RIDGES_EVALUATION_SLOTS",
+    "RIDGES_MAX_CPUS",
+    "RIDGES_MAX_DISK_BYTES",
+    "RIDGES_MAX_LOG_CHARS",
+    "RIDGES_MAX_MEMORY_BYTES",
+    "RIDGES_MAX_PIDS",
+    "RIDGES_MAX_TIMEOUT_S",
+    "RIDGES_MEMORY_BYTES",
+    "RIDGES_MIN_FREE_BYTES",
+    "RIDGES_SLOTS",
+)
+"""Settings of the sandbox-manager, named in its messages, that the embedded one takes from the user's environment."""
 SandboxChoice = Literal["auto", "docker", "bubblewrap", "process"]
 Slots = Annotated[int, Meta(ge=1, le=256)]
 Port = Annotated[int, Meta(ge=1, le=65_535)]
@@ -73,6 +93,15 @@ def project_root(start: Path | None = None) -> Path:
     return here
 
 
+def project_source() -> Path | None:
+    """The project's source: around the user's folder, else where this program is installed from."""
+    for start in (project_root(), Path(__file__).resolve()):
+        for folder in (start, *start.parents):
+            if (folder / "infra" / "images" / "build.sh").is_file() and (folder / "just").is_file():
+                return folder
+    return None
+
+
 def read_config(root: Path) -> Config:
     """The folder's configuration; defaults where there is no file.
 
@@ -109,6 +138,18 @@ def live_model(config: Config) -> str | None:
             if isinstance(model, dict) and model.get("kind", "chat") == "chat" and "name" in model:
                 return str(model["name"])
     return None
+
+
+def sandbox_environment(config: Config, root: Path) -> dict[str, str]:
+    """Settings of the sandbox-manager: those of the configuration, then those that the user's environment overrides."""
+    settings: dict[str, str] = {}
+    if config.sandbox.slots:
+        settings["RIDGES_SLOTS"] = str(config.sandbox.slots)
+    if config.sandbox.image:
+        settings["RIDGES_AGENT_IMAGE"] = config.sandbox.image
+    if interpreter := agent_environment(config, root):
+        settings["RIDGES_AGENT_PYTHON"] = interpreter
+    return settings | {name: os.environ[name] for name in SANDBOX_VARIABLES if name in os.environ}
 
 
 def agent_environment(config: Config, root: Path) -> str | None:

@@ -1,5 +1,6 @@
 """``ridges demo``: the example agent on the example problems, several at once."""
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
@@ -10,13 +11,18 @@ import msgspec
 from ridges.chassis.clock import SystemClock
 from ridges.cli import progress, render
 from ridges.cli.client import LedgerClient
-from ridges.cli.config import live_model, project_root, read_config
+from ridges.cli.config import Config, live_model, project_root, read_config, sandbox_environment
 from ridges.cli.errors import CliError, Exit, UsageError
-from ridges.cli.run_command import OUR_FAULTS, read_agent
-from ridges.cli.system import any_system, say
+from ridges.cli.image_build import AGENT_IMAGE, try_agent_image
+from ridges.cli.run_command import OUR_FAULTS, ask_for_run, cancel_runs, read_agent
+from ridges.cli.sandbox_choice import tell_sandbox
+from ridges.cli.system import LEDGER_VARIABLE, any_system, say
 from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.requests import RequestedLimits, RequestRun
 from ridges.contracts.views import RunRow
+
+IMAGE_LIMIT_S = 600.0
+"""For a base image that has to be pulled first."""
 
 
 class Example(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,15 +47,26 @@ def run_demo(sandbox: str, as_json: bool) -> Exit:
     root = project_root()
     demo = _read(root / "examples" / "demo.toml")
     source = read_agent(root / demo.agent)
-    model = live_model(read_config(root))
+    config = read_config(root)
+    model = live_model(config)
     say(f"model: {model or 'recorded replies (no key needed); other providers: see ridges.toml'}")
+    if _wants_agent_image(config, sandbox):
+        try_agent_image(IMAGE_LIMIT_S)
     with any_system(sandbox) as client:
+        tell_sandbox(sandbox)
         rows = _follow_all(client, [_request(demo, example, source, sandbox, model) for example in demo.example])
     if as_json:
         render.json_document(rows)
     else:
         render.runs_table(rows, total=True)
     return _compare(demo, rows) if model is None else _judge(rows)
+
+
+def _wants_agent_image(config: Config, sandbox: str) -> bool:
+    """Whether the demo's runs are to start from the project's own image, on the engine of this machine."""
+    wanted = config.sandbox.default if sandbox == "auto" else sandbox
+    own = sandbox_environment(config, project_root()).get("RIDGES_AGENT_IMAGE", AGENT_IMAGE)
+    return wanted in ("auto", "docker") and own == AGENT_IMAGE and LEDGER_VARIABLE not in os.environ
 
 
 def _read(path: Path) -> Demo:
@@ -75,24 +92,38 @@ def _request(demo: Demo, example: Example, source: str, sandbox: str, model: str
 
 
 def _follow_all(client: LedgerClient, requests: list[RequestRun]) -> list[RunRow]:
+    """The ended runs. However it ends, no run goes on that nobody follows any more."""
+    asked_for: list[str] = []
+    try:
+        return _followed(client, requests, asked_for)
+    except KeyboardInterrupt:
+        say("interrupted: cancelling the runs (Ctrl-C again to leave at once) …")
+        _cancel_all(client, asked_for, "the demo was interrupted")
+        raise CliError("the demo was interrupted", Exit.INTERRUPTED) from None
+    except CliError:
+        _cancel_all(client, asked_for, "the demo could not go on")
+        raise
+
+
+def _followed(client: LedgerClient, requests: list[RequestRun], asked_for: list[str]) -> list[RunRow]:
     batch = SystemClock().new_id()
     rows: dict[str, RunRow] = {}
-    try:
-        for request in requests:
-            asked = client.request_run(msgspec.structs.replace(request, batch_id=batch))
-            rows[asked.run_id] = asked
-        with progress.RunsProgress(list(rows.values())) as table:
-            while any(row.state not in ENDED for row in rows.values()):
-                progress.pause()
-                for row in client.runs(batch=batch, limit=len(rows)).runs:
-                    rows[row.run_id] = row
-                    table.update(row)
-    except KeyboardInterrupt:
-        say("interrupted: cancelling the runs …")
-        for run_id in rows:
-            client.cancel(run_id, "the demo was interrupted")
-        raise CliError("the demo was interrupted", Exit.INTERRUPTED) from None
+    for request in requests:
+        asked_for.append(str(request.run_id))  # before the ledger answers: it may have heard
+        asked = ask_for_run(client, msgspec.structs.replace(request, batch_id=batch))
+        rows[asked.run_id] = asked
+    with progress.RunsProgress(list(rows.values())) as table:
+        while any(row.state not in ENDED for row in rows.values()):
+            progress.pause()
+            for row in client.runs(batch=batch, limit=len(rows)).runs:
+                rows[row.run_id] = row
+                table.update(row)
     return list(rows.values())
+
+
+def _cancel_all(client: LedgerClient, run_ids: list[str], reason: str) -> None:
+    for fate in cancel_runs(client, run_ids, reason):
+        say(fate)
 
 
 def _compare(demo: Demo, rows: list[RunRow]) -> Exit:

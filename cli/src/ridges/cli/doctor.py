@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
 import msgspec
@@ -17,12 +20,22 @@ from rich.table import Table
 
 from ridges.cli import render
 from ridges.cli.client import LedgerClient
-from ridges.cli.config import CONFIG_FILE, Config, agent_environment, project_root, provider_key_variables, read_config
-from ridges.cli.embedded.plan import find_nats_server
+from ridges.cli.config import (
+    CONFIG_FILE,
+    Config,
+    agent_environment,
+    project_root,
+    project_source,
+    provider_key_variables,
+    read_config,
+    sandbox_environment,
+)
+from ridges.cli.embedded.plan import find_nats_server, port_is_free
 from ridges.cli.embedded.state import StateDir, SystemState
 from ridges.cli.errors import CliError, Exit
 from ridges.cli.terminal_text import safe
 
+_SERVICES = ("sandbox-manager", "evaluator", "gateway", "ledger")
 LEAST_FREE_BYTES = 2 * 1024**3
 PROBE_TIMEOUT_S = 60
 
@@ -57,7 +70,10 @@ def examine() -> Iterator[Finding]:
         config = read_config(root)
         yield from _configuration(config, root / CONFIG_FILE)
     except CliError as error:
-        yield Finding(name="configuration", status="problem", detail=str(error), remedy=f"edit {root / CONFIG_FILE}")
+        remedy = _edit(root / CONFIG_FILE, str(error))
+        yield Finding(name="configuration", status="problem", detail=str(error), remedy=remedy)
+    yield from _ports(config, state)
+    yield from _problem_folders(config, root)
     yield _agent_environment(config, root)
     yield from _sandboxes(config, state)
     yield _disk(state)
@@ -84,7 +100,7 @@ def _configuration(config: Config, path: Path) -> Iterator[Finding]:
             name="configuration",
             status="problem",
             detail=f"{path} is missing: the gateway knows no provider",
-            remedy="copy the ridges.toml of the project's source and edit its [[provider]] tables",
+            remedy=_get_configuration(path),
         )
         return
     checked = subprocess.run(
@@ -97,10 +113,60 @@ def _configuration(config: Config, path: Path) -> Iterator[Finding]:
     if checked.returncode:
         words = (checked.stderr.strip().splitlines() or ["no reason given"])[-1]
         unset = [name for name in sorted(provider_key_variables(config)) if not os.environ.get(name)]
-        remedy = f"export {unset[0]}=…" if unset and unset[0] in words else f"edit {path}"
+        remedy = next((f"export {name}=…" for name in unset if name in words), _edit(path, words))
         yield Finding(name="configuration", status="problem", detail=words, remedy=remedy)
         return
     yield Finding(name="configuration", status="ok", detail=checked.stdout.strip())
+
+
+def _get_configuration(path: Path) -> str:
+    source = project_source()
+    if source is None:
+        return f"{_edit(path, '')}   # with a [[provider]], as in the README, `Your own provider`"
+    return f"cp {quote(str(source / CONFIG_FILE))} {quote(str(path))}"
+
+
+def _edit(path: Path, complaint: str) -> str:
+    """The command that opens the file where the complaint says it is wrong."""
+    line = re.search(r"\bline (\d+)", complaint)
+    return f"${{EDITOR:-vi}} {f'+{line.group(1)} ' if line else ''}{quote(str(path))}"
+
+
+def _ports(config: Config, state: StateDir) -> Iterator[Finding]:
+    """The configured ports, while nothing of ours holds them."""
+    if state.read() is not None:
+        return
+    wanted = {name: port for name, port in msgspec.structs.asdict(config.ports).items() if port}
+    for name, port in wanted.items():
+        if not port_is_free(port):
+            yield Finding(
+                name="ports",
+                status="problem",
+                detail=f"port {port} for {name} is taken",
+                remedy=f"ss -ltnp 'sport = :{port}'   # stop what it names, or change [ports] in {CONFIG_FILE}",
+            )
+    if wanted and all(map(port_is_free, wanted.values())):
+        yield Finding(name="ports", status="ok", detail=", ".join(map(str, wanted.values())))
+
+
+def _problem_folders(config: Config, root: Path) -> Iterator[Finding]:
+    """Asks the evaluator's own check which folders of problems can be used."""
+    folders = [str(root / folder) for folder in config.problems.dirs]
+    command = [sys.executable, "-m", "ridges.evaluator.check_folders", *folders]
+    try:
+        asked = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S, check=True)
+        looked = json.loads(asked.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        detail = f"the folders could not be looked at: {error}"
+        yield Finding(name="problems", status="problem", detail=detail, remedy=shlex.join(command))
+        return
+    yield Finding(name="problems", status="ok", detail=f"{len(looked['problems'])} usable")
+    for broken in looked["broken"]:
+        detail = f"{broken['problem_id']} cannot be used: {'; '.join(broken['reasons'])} ({broken['folder']})"
+        remedy = f"ridges problem check {quote(broken['problem_id'])}"
+        if not Path(broken["folder"]).is_dir():
+            remedy = f"mkdir -p {quote(broken['folder'])}   # or change [problems] dirs in {CONFIG_FILE}"
+        yield Finding(name="problem folder", status="warning", detail=detail, remedy=remedy)
 
 
 def _agent_environment(config: Config, root: Path) -> Finding:
@@ -117,23 +183,20 @@ def _agent_environment(config: Config, root: Path) -> Finding:
 
 def _sandboxes(config: Config, state: StateDir) -> Iterator[Finding]:
     """Asks the sandbox-manager's own self-check which adapters work here."""
-    env = dict(os.environ)
-    if interpreter := agent_environment(config, state.root):
-        env["RIDGES_AGENT_PYTHON"] = interpreter
-    if config.sandbox.image:
-        env["RIDGES_AGENT_IMAGE"] = config.sandbox.image
+    command = [sys.executable, "-m", "ridges.sandbox_manager.self_check"]
     try:
         checked = subprocess.run(
-            [sys.executable, "-m", "ridges.sandbox_manager.self_check"],
+            command,
             capture_output=True,
             text=True,
             timeout=PROBE_TIMEOUT_S,
             check=False,
-            env=env,
+            env=os.environ | sandbox_environment(config, state.root),
         )
         adapters = json.loads(checked.stdout)
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        yield Finding(name="sandboxes", status="problem", detail=f"the self-check did not run: {error}")
+        detail = f"the self-check did not run: {error}"
+        yield Finding(name="sandboxes", status="problem", detail=detail, remedy=shlex.join(command))
         return
     usable = [adapter for adapter in adapters if adapter["works"]]
     for adapter in adapters:
@@ -151,6 +214,13 @@ def _sandboxes(config: Config, state: StateDir) -> Iterator[Finding]:
             yield from _guarantees(adapter)
 
 
+_MENDS = {
+    "docker": "docker info   # its security options: seccomp must be on, see docs/sandboxes.md",
+    "bubblewrap": "systemd-run --user --scope ridges up   # a control group that may be divided, see docs/sandboxes.md",
+}
+"""What gets a promise of a sandbox kept that is not kept here."""
+
+
 def _guarantees(adapter: dict[str, Any]) -> Iterator[Finding]:
     """What was put to the test on this machine: one line for what holds, one for each that does not."""
     name = f"sandbox {adapter['name']}"
@@ -163,7 +233,7 @@ def _guarantees(adapter: dict[str, Any]) -> Iterator[Finding]:
                 name=name,
                 status="warning",
                 detail=f"does not hold: {guarantee['promise']}",
-                remedy="read docs/sandboxes.md",
+                remedy=_MENDS.get(str(adapter["name"])),
             )
 
 
@@ -172,7 +242,7 @@ def _disk(state: StateDir) -> Finding:
     free = shutil.disk_usage(place).free
     detail = f"{free / 1024**3:.1f} GiB free at {place}"
     if free < LEAST_FREE_BYTES:
-        remedy = "free some space, or put the state elsewhere with RIDGES_HOME"
+        remedy = f"du -xhd1 {quote(str(place))} | sort -h   # what to remove; or: export RIDGES_HOME=/another/disk"
         return Finding(name="disk", status="problem", detail=detail, remedy=remedy)
     return Finding(name="disk", status="ok", detail=detail)
 
@@ -187,7 +257,7 @@ def _system(state: StateDir) -> Iterator[Finding]:
         return
     for name, url in _services(system):
         yield _readiness(name, url, state)
-    yield from _guarded(lambda: _refused(LedgerClient(system.ledger_url)))
+    yield from _guarded(lambda: _refused(LedgerClient(system.ledger_url), state))
 
 
 def _services(system: SystemState) -> tuple[tuple[str, str], ...]:
@@ -208,17 +278,22 @@ def _readiness(name: str, url: str, state: StateDir) -> Finding:
         detail = error.read().decode("utf-8", "replace")[:500]
     except OSError as error:
         detail = str(error)
-    remedy = f"read {state.logs / name}.log, then: ridges down; ridges up"
+    remedy = f"{_read_log(state, name)}; ridges down; ridges up"
     return Finding(name=name, status="problem", detail=detail, remedy=remedy)
 
 
-def _refused(client: LedgerClient) -> Iterator[Finding]:
+def _read_log(state: StateDir, service: str) -> str:
+    return f"tail -n 50 {quote(str(state.logs / service))}.log"
+
+
+def _refused(client: LedgerClient, state: StateDir) -> Iterator[Finding]:
     for refusal in client.refusals()[-10:]:
         detail = f"{refusal.received_at:%Y-%m-%d %H:%M:%S} {refusal.subject}: {refusal.reason}"
         yield Finding(name="refused request", status="warning", detail=detail, remedy="send it again, corrected")
     for parked in client.parked()[-10:]:
         detail = f"queue {parked.get('queue')} gave up on position {parked.get('position')}: {parked.get('error')}"
-        yield Finding(name="parked message", status="warning", detail=detail, remedy="see the service's log")
+        service = next((name for name in _SERVICES if str(parked.get("queue")).startswith(name)), "ledger")
+        yield Finding(name="parked message", status="warning", detail=detail, remedy=_read_log(state, service))
 
 
 def _guarded(findings: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:

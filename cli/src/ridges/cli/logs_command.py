@@ -11,14 +11,11 @@ from http.client import HTTPException
 
 from ridges.cli import render
 from ridges.cli.client import LedgerClient
-from ridges.cli.config import project_root
-from ridges.cli.embedded.state import StateDir
 from ridges.cli.errors import CliError, UsageError
-from ridges.cli.system import say, system_for_reading
+from ridges.cli.system import MANAGERS_VARIABLE, manager_urls, say, system_for_reading
 from ridges.contracts.lifecycle import RunState
 from ridges.contracts.views import RunDetail
 
-MANAGERS_VARIABLE = "RIDGES_SANDBOX_MANAGER_URL"
 AGENT_NOT_ENDED = (RunState.PENDING, RunState.INITIALIZING_AGENT, RunState.RUNNING_AGENT)
 POLL_S = 10.0
 PAUSE_S = 0.5
@@ -70,13 +67,11 @@ def _managers() -> list[str]:
     """Addresses of the managers to ask.
 
     Raises:
-        CliError: none is known.
+        UsageError: none is known.
 
     """
-    if given := os.environ.get(MANAGERS_VARIABLE):
-        return [url.strip().rstrip("/") for url in given.split(",") if url.strip()]
-    if "RIDGES_LEDGER_URL" not in os.environ and (state := StateDir(project_root()).read()):
-        return [state.sandbox_manager_url.rstrip("/")]
+    if urls := manager_urls():
+        return urls
     raise UsageError(
         f"the run is not over, and live logs come from its sandbox-manager: set {MANAGERS_VARIABLE} "
         "(http://host:8102, several with commas)"

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from ridges.cli.progress import elapsed_s, phase, style
 from ridges.cli.terminal_text import printable, safe
+from ridges.cli.unanswered import Unanswered
 from ridges.contracts.money import usd_text
 from ridges.contracts.views import CostReport, ProblemRow, RunDetail, RunRow
 
@@ -20,7 +21,7 @@ def json_document(document: object) -> None:
     sys.stdout.buffer.flush()
 
 
-def run_document(run: RunDetail) -> dict[str, object]:
+def run_document(run: RunDetail, unanswered: Sequence[Unanswered]) -> dict[str, object]:
     """The JSON document of one run."""
     return {
         "run_id": run.run_id,
@@ -44,6 +45,7 @@ def run_document(run: RunDetail) -> dict[str, object]:
         "requests": run.requests,
         "requests_failed": run.requests_failed,
         "requests_refused": run.requests_refused,
+        "unanswered": unanswered,
         "cost_usd": run.cost_usd,
         "cost_nano_usd": run.cost_nano_usd,
         "sandbox": run.sandbox,
@@ -90,7 +92,7 @@ def runs_table(runs: Sequence[RunRow], total: bool = False) -> None:
     _console().print(table)
 
 
-def run_page(run: RunDetail) -> None:
+def run_page(run: RunDetail, unanswered: Sequence[Unanswered]) -> None:
     """Prints everything about one run."""
     console = _console()
     usage = run.usage
@@ -111,6 +113,7 @@ def run_page(run: RunDetail) -> None:
         ("detail", run.detail or "-"),
         ("tests", f"{run.tests_passed} of {run.tests_total} passed"),
         ("model calls", f"{run.requests} answered, {run.requests_failed} failed, {run.requests_refused} refused"),
+        *((f"  {each.outcome}", f"{each.calls} because {each.words}: {each.detail}") for each in unanswered),
         ("tokens", tokens),
         ("cost", f"{run.cost_usd} USD of {usd_text(run.limits.model.max_cost_nano_usd)}"),
         ("time", f"{elapsed_s(run):.1f} s"),

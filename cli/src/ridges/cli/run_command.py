@@ -1,14 +1,20 @@
 """``ridges run``: one agent on one problem, followed to its end."""
 
+import contextlib
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from ridges.cli import render
 from ridges.cli.client import LedgerClient
 from ridges.cli.config import project_root, read_config
 from ridges.cli.errors import CliError, Exit, UsageError
+from ridges.cli.evaluator_client import Broken, ProblemFolders, problem_folders
 from ridges.cli.progress import RunsProgress
-from ridges.cli.system import any_system, say
-from ridges.contracts.events import InferenceRefused
+from ridges.cli.sandbox_choice import tell_sandbox
+from ridges.cli.system import any_system, evaluator_url, say
+from ridges.cli.terminal_text import printable
+from ridges.cli.unanswered import unanswered_calls
 from ridges.contracts.faults import Cause, Fault
 from ridges.contracts.lifecycle import RunState
 from ridges.contracts.requests import AGENT_MAX_BYTES, RequestedLimits, RequestRun
@@ -16,6 +22,8 @@ from ridges.contracts.views import RunDetail
 
 OUR_FAULTS = frozenset({Fault.PLATFORM, Fault.EVALUATOR, Fault.PROVIDER})
 CANCEL_PATIENCE_S = 15.0
+ARRIVES_WITHIN_S = 2.0
+"""After which a request whose answer was not awaited has arrived or never will."""
 
 
 def read_agent(path: Path) -> str:
@@ -41,21 +49,95 @@ def read_agent(path: Path) -> str:
 def run_and_show(request: RequestRun, as_json: bool) -> Exit:
     """Runs the agent, prints the ended run, and says with which exit code to end. Ctrl-C cancels the run."""
     with any_system(request.sandbox) as client:
-        run = client.request_run(request)
-        say(f"run {run.run_id}")
-        try:
-            with RunsProgress([run]) as progress:
-                for row in client.follow(run.run_id):
-                    progress.update(row)
-        except KeyboardInterrupt:
-            raise _cancelled(client, run.run_id) from None
-        ended = client.run(run.run_id)
-        code = exit_code(ended, out_of_budget=spent_its_budget(client, ended))
+        tell_sandbox(request.sandbox)
+        ended = _run_to_its_end(client, request)
+        unanswered = unanswered_calls(client, ended)
     if as_json:
-        render.json_document(render.run_document(ended))
+        render.json_document(render.run_document(ended, unanswered))
     else:
-        render.run_page(ended)
-    return code
+        render.run_page(ended, unanswered)
+    return exit_code(ended, out_of_budget=any(each.reason == "cost" for each in unanswered))
+
+
+def _run_to_its_end(client: LedgerClient, request: RequestRun) -> RunDetail:
+    """The ended run. Its id is ours: it can be cancelled even when Ctrl-C comes before the ledger answers."""
+    assert request.run_id is not None
+    try:
+        run = ask_for_run(client, request)
+        say(f"run {run.run_id}")
+        with RunsProgress([run]) as progress:
+            for row in client.follow(run.run_id):
+                progress.update(row)
+    except KeyboardInterrupt:
+        say("interrupted: cancelling the run (Ctrl-C again to leave at once) …")
+        (fate,) = cancel_runs(client, [request.run_id], "interrupted by the user")
+        raise CliError(fate, Exit.INTERRUPTED) from None
+    return client.run(run.run_id)
+
+
+def ask_for_run(client: LedgerClient, request: RequestRun) -> RunDetail:
+    """The requested run.
+
+    Raises:
+        UsageError: refused; where the problem's folder is broken, with the reasons.
+
+    """
+    try:
+        return client.request_run(request)
+    except UsageError as error:
+        folders = _folders_here()
+        for broken in folders.broken:
+            if broken.problem_id == request.problem:
+                raise UsageError(_broken_words(broken)) from error
+        if any(row.problem_id == request.problem for row in folders.problems) and "is published" in str(error):
+            return client.request_run(request)  # the folder is new: looking at it has published it
+        raise
+
+
+def _folders_here() -> ProblemFolders:
+    url = evaluator_url()
+    with contextlib.suppress(CliError):
+        if url:
+            return problem_folders(url)
+    return ProblemFolders(problems=(), broken=())
+
+
+def _broken_words(broken: Broken) -> str:
+    reasons = "; ".join(broken.reasons)
+    return printable(
+        f"the problem {broken.problem_id} cannot be used: {reasons}; mend {broken.folder}, "
+        f"then see `ridges problem check {broken.problem_id}`"
+    )
+
+
+def cancel_runs(client: LedgerClient, run_ids: Sequence[str], reason: str) -> list[str]:
+    """What became of each run. Raises nothing: a second Ctrl-C, too, only ends the trying."""
+    hurried = client.hurried(CANCEL_PATIENCE_S)
+    fates: list[str] = []
+    left_at_once = False
+    for run_id in run_ids:
+        try:
+            fates.append(f"run {run_id} may go on" if left_at_once else _cancel(hurried, run_id, reason))
+        except CliError as error:
+            fates.append(f"run {run_id} may go on: {error}")
+        except KeyboardInterrupt:
+            left_at_once = True
+            fates.append(f"run {run_id} may go on; `ridges cancel {run_id}` ends it")
+    return fates
+
+
+def _cancel(client: LedgerClient, run_id: str, reason: str) -> str:
+    """A request that was sent but not answered may still arrive: an unknown run is asked for again for a moment."""
+    give_up = time.monotonic() + ARRIVES_WITHIN_S
+    while True:
+        try:
+            client.cancel(run_id, reason)
+        except UsageError:
+            if time.monotonic() > give_up:
+                return f"run {run_id} did not begin"
+            time.sleep(0.1)
+        else:
+            return f"run {run_id} was cancelled; `ridges show {run_id[:13]}` shows what it did"
 
 
 def configured_model() -> str | None:
@@ -84,20 +166,3 @@ def exit_code(run: RunDetail, *, out_of_budget: bool) -> Exit:
     if out_of_budget or run.cause is Cause.BUDGET_SPENT:
         return Exit.BUDGET_SPENT
     return Exit.NOT_RESOLVED
-
-
-def spent_its_budget(client: LedgerClient, run: RunDetail) -> bool:
-    """Whether a model call of the run was refused because of its cost limit."""
-    if run.requests_refused == 0:
-        return False
-    rows = client.events(run.run_id)
-    return any(isinstance(row.event, InferenceRefused) and row.event.reason == "cost" for row in rows)
-
-
-def _cancelled(client: LedgerClient, run_id: str) -> CliError:
-    say("interrupted: cancelling the run (Ctrl-C again to leave at once) …")
-    try:
-        client.cancel(run_id, "interrupted by the user")
-    except (CliError, KeyboardInterrupt) as error:
-        return CliError(f"run {run_id} may go on: {error}", Exit.INTERRUPTED)
-    return CliError(f"run {run_id} was cancelled; `ridges show {run_id[:8]}` shows what it did", Exit.INTERRUPTED)

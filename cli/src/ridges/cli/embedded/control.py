@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-from ridges.cli.config import read_config
+from ridges.cli.config import Config, provider_key_variables, read_config
 from ridges.cli.embedded.state import StateDir, SystemState
-from ridges.cli.errors import CliError
+from ridges.cli.errors import CliError, Exit, UsageError
 
 START_PATIENCE_S = 75.0
 STOP_PATIENCE_S = 90.0
@@ -24,12 +24,13 @@ def start(state: StateDir, sandbox: str | None = None, say: Callable[[str], None
     """The addresses of the running system, started if need be. Safe to call twice at once: one of both starts it.
 
     Raises:
+        UsageError: ridges.toml or a variable is wrong; the message holds file, line and what to write.
         CliError: it does not start; the message holds the reason.
 
     """
     if (running := state.read()) and running.phase == "ready":
         return running
-    read_config(state.root)
+    config = read_config(state.root)
     state.create()
     log = state.logs / "supervisor.log"
     with log.open("ab") as output:
@@ -44,6 +45,8 @@ def start(state: StateDir, sandbox: str | None = None, say: Callable[[str], None
         )
     try:
         return _wait_ready(state, supervisor, log, offset, say)
+    except UsageError as error:
+        raise UsageError(f"{error}{_export_words(config, str(error))}") from error
     except BaseException:
         supervisor.terminate()
         supervisor.wait()
@@ -58,15 +61,22 @@ def _wait_ready(
         current = state.read()
         if current and current.phase == "ready":
             return current
-        if current and current.detail != said:
+        if current and current.phase == "starting" and current.detail != said:
             said = current.detail
             say(said)
         if supervisor.poll() is not None and not state.locked():
             text = log.read_bytes()[offset:].decode("utf-8", "replace").strip()
             last = text.splitlines()[-1].removeprefix("error: ") if text else f"no reason given; see {log}"
+            if supervisor.returncode == Exit.USAGE:
+                raise UsageError(last)
             raise CliError(f"the system did not start: {last}")
         time.sleep(0.03)
     raise CliError(f"the system is not ready after {START_PATIENCE_S:.0f} s; see the logs in {state.logs}")
+
+
+def _export_words(config: Config, message: str) -> str:
+    unset = [name for name in provider_key_variables(config) if name in message and not os.environ.get(name)]
+    return "".join(f"; set it: export {name}=…" for name in unset)
 
 
 def stop(state: StateDir) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from ridges.chassis.jetstream import permissions
-from ridges.cli.config import CONFIG_FILE, Config, agent_environment, provider_key_variables
+from ridges.cli.config import CONFIG_FILE, Config, provider_key_variables, sandbox_environment
 from ridges.cli.embedded.state import StateDir
 from ridges.cli.errors import CliError, Exit
 
@@ -28,8 +28,6 @@ PASSED_ON = (
     "SSL_CERT_DIR",
 )
 """Environment variables of the user that every service gets. Provider keys go to the gateway alone."""
-MIN_FREE = "RIDGES_MIN_FREE_BYTES"
-"""The one setting of a service that is passed on: it is what the sandbox-manager names when the disk is nearly full."""
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +127,15 @@ def find_nats_server() -> str:
     return found
 
 
+def port_is_free(port: int) -> bool:
+    """Whether a service of ours could listen there now."""
+    try:
+        _port(port, "nobody")
+    except CliError:
+        return False
+    return True
+
+
 def _gateway_environment(config: Config, state: StateDir) -> dict[str, str]:
     keys = {name: os.environ[name] for name in provider_key_variables(config) if name in os.environ}
     return keys | {"RIDGES_CONFIG": str(state.root / CONFIG_FILE), "RIDGES_RUN_TOKEN_KEY": state.run_token_key()}
@@ -136,23 +143,18 @@ def _gateway_environment(config: Config, state: StateDir) -> dict[str, str]:
 
 def _manager_environment(config: Config, state: StateDir, gateway_url: str, sandbox: str | None) -> dict[str, str]:
     chosen = sandbox or config.sandbox.default
-    env = {
-        "RIDGES_SANDBOX": chosen,
-        "RIDGES_ALLOW_PROCESS": "true" if chosen == "process" else "false",
-        "RIDGES_STATE_DIR": str(state.path / "manager"),
-        "RIDGES_GATEWAY_URL": gateway_url,
-        "RIDGES_RUN_TOKEN_KEY": state.run_token_key(),
-        "RIDGES_MANAGER_NAME": "embedded-" + state.secret("installation_id")[:12],
-    }
-    if MIN_FREE in os.environ:
-        env[MIN_FREE] = os.environ[MIN_FREE]
-    if config.sandbox.slots:
-        env["RIDGES_SLOTS"] = str(config.sandbox.slots)
-    if config.sandbox.image:
-        env["RIDGES_AGENT_IMAGE"] = config.sandbox.image
-    if interpreter := agent_environment(config, state.root):
-        env["RIDGES_AGENT_PYTHON"] = interpreter
-    return env
+    allowed = {"RIDGES_ALLOW_PROCESS": "true"} if chosen == "process" else {}
+    return (
+        sandbox_environment(config, state.root)
+        | allowed
+        | {
+            "RIDGES_SANDBOX": chosen,
+            "RIDGES_STATE_DIR": str(state.path / "manager"),
+            "RIDGES_GATEWAY_URL": gateway_url,
+            "RIDGES_RUN_TOKEN_KEY": state.run_token_key(),
+            "RIDGES_MANAGER_NAME": "embedded-" + state.secret("installation_id")[:12],
+        }
+    )
 
 
 def _user_environment() -> dict[str, str]:

@@ -22,7 +22,7 @@ from ridges.chassis.migrate import declare_streams
 from ridges.cli.config import project_root, read_config
 from ridges.cli.embedded.plan import ProcessPlan, SystemPlan, plan_system
 from ridges.cli.embedded.state import StateDir, SystemState
-from ridges.cli.errors import CliError
+from ridges.cli.errors import CliError, UsageError
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
@@ -34,6 +34,8 @@ ROOM_BYTES = 8 * 1024**2
 """Free again on the log's disk: nats-server is worth a new start."""
 STUCK = b"no space left on device"
 """In nats-server's log. Source: nats-server 2.15, a stream that could not write refuses all appends until a restart."""
+EXIT_BAD_SETTINGS = 2
+"""Of every service."""
 
 
 class SupervisedProcess:
@@ -47,6 +49,7 @@ class SupervisedProcess:
         self._keeper: asyncio.Task[None] | None = None
         self._read_to = self._log.stat().st_size if self._log.exists() else 0
         self.restarts = 0
+        self._ended_with: int | None = None
 
     @property
     def pid(self) -> int | None:
@@ -60,11 +63,14 @@ class SupervisedProcess:
         """Returns when the process says it is ready.
 
         Raises:
+            UsageError: its settings are wrong.
             CliError: not before the deadline, or it ends again and again; says what it last said.
 
         """
         last = "no answer"
         while time.monotonic() < deadline:
+            if self.restarts > 1 and self._ended_with == EXIT_BAD_SETTINGS:
+                raise UsageError(self.last_words())
             if self.restarts > 2:
                 raise CliError(f"{self.plan.name} does not stay up: {self.last_words()}")
             try:
@@ -137,6 +143,7 @@ class SupervisedProcess:
             if self._stopping:
                 return
             self.restarts += 1
+            self._ended_with = code
             backoff_s = 0.2 if time.monotonic() - born > STEADY_AFTER_S else min(backoff_s * 2, LONGEST_BACKOFF_S)
             _say(f"{self.plan.name} ended with {code}; started again in {backoff_s:.1f} s: {self.last_words()}")
             await asyncio.sleep(backoff_s)
