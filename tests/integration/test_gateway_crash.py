@@ -12,7 +12,7 @@ from integration.gateway_world import ask, chat, eventually, mock_config, open_c
 from ridges.contracts import events as ev
 
 CALLS = 1_000
-AWAY_S = 20.0
+AWAY_S = 8.0
 ENDINGS = (ev.InferenceMade, ev.InferenceFailed, ev.InferenceSettled)
 
 
@@ -95,27 +95,38 @@ def test_a_key_that_a_crash_held_is_free_again(start, log, mock):
 
 
 @pytest.mark.timeout(180)
-def test_with_the_log_away_calls_fail_closed_in_bounded_memory(start, log, mock, nats_server):
-    gateway = start(mock_config(mock.url, "ok"))
+@pytest.mark.parametrize("wait_s", [0, 120])
+def test_with_the_log_away_calls_fail_or_wait_in_bounded_memory(start, log, mock, nats_server, wait_s):
+    """Calls and streams that were on their way end as they would have; new ones are refused, or wait, as configured."""
+    gateway = start(mock_config(mock.url, "ok", "slow 4"), log_wait_s=wait_s)
     run_id = log.new_run(max_cost_nano_usd=10**12, max_requests=100_000, max_concurrency=1_000)
-    with ThreadPoolExecutor(32) as pool:
+    long_prompt = [{"role": "user", "content": "x" * 10_000}]
+    with ThreadPoolExecutor(40) as pool:
         assert {reply.status_code for reply in pool.map(lambda _: ask(gateway, run_id), range(100))} == {200}
-        eventually(lambda: not open_calls(log, run_id))
+        on_their_way = [pool.submit(chat, gateway, run_id, "slow-4", stream=number % 2 == 0) for number in range(8)]
+        eventually(lambda: mock.open == 8, 20)
         process = psutil.Process(gateway.process.pid)
         before, asked = process.memory_info().rss, len(mock.bodies)
         nats_server.kill9()
         until = time.monotonic() + AWAY_S
 
-        def refused(_):
+        def asked_meanwhile(_):
             statuses = Counter()
             while time.monotonic() < until:
-                statuses[ask(gateway, run_id, messages=[{"role": "user", "content": "x" * 10_000}]).status_code] += 1
+                statuses[ask(gateway, run_id, messages=long_prompt).status_code] += 1
             return statuses
 
-        statuses = sum(pool.map(refused, range(32)), Counter())
-    assert set(statuses) == {503}
-    assert len(mock.bodies) == asked, "no provider is asked"
-    assert process.memory_info().rss - before < 40 * 1024 * 1024
-    nats_server.start()
+        meanwhile = [pool.submit(asked_meanwhile, number) for number in range(32)]
+        for reply in on_their_way:
+            assert reply.result().status_code == 200
+            assert "Hello" in reply.result().text
+        time.sleep(max(0.0, until - time.monotonic()))
+        assert len(mock.bodies) == asked, "no provider is asked"
+        assert process.memory_info().rss - before < 40 * 1024 * 1024
+        nats_server.start()
+        statuses = sum((each.result() for each in meanwhile), Counter())
+    assert set(statuses) == ({200} if wait_s else {503})
     eventually(lambda: ask(gateway, run_id).status_code == 200, 30)
     eventually(lambda: not open_calls(log, run_id), 30)
+    made = log.events(run_id, ev.InferenceMade)
+    assert len([event for event in made if event.model == "slow-4"]) == 8, "what was on its way is settled"

@@ -21,7 +21,7 @@ from unit.gateway.support import (
 from ridges.chassis.ports import EventStoreUnavailable
 from ridges.contracts import events as ev
 from ridges.contracts.usage import TokenUsage, cost_nano_usd
-from ridges.gateway import errors
+from ridges.gateway import errors, log_patience
 from ridges.gateway.calls import MalformedReply
 from ridges.gateway.openai_routes import chat_call
 from ridges.gateway.pipeline import MOST_REFUSALS_RECORDED
@@ -354,6 +354,48 @@ async def test_without_the_log_calls_fail_closed_and_no_provider_is_asked():
         world.store.away = False
         await asyncio.wait_for(world.pipeline.drain(), 5)
     assert len(script.bodies) == 1
+
+
+async def test_calls_wait_for_the_log_where_that_is_configured():
+    script = ScriptedProvider()
+    world = World((provider(), script), log_wait_s=60)
+    world.store = AwayStore(world.store)
+    async with world.running():
+        known, unknown = await world.run(), await world.run()
+        await ask(world, known)
+        world.store.away = True
+        waiting = [asyncio.create_task(ask(world, run_id)) for run_id in (known, unknown)]
+        await asyncio.sleep(0.1)
+        assert (len(script.bodies), [task.done() for task in waiting]) == (1, [False, False])
+        world.store.away = False
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 20) == ["hi", "hi"]
+        await asyncio.wait_for(world.pipeline.drain(), 20)
+        assert len(await world.events(known, ev.InferenceMade)) == 2
+
+
+async def test_the_wait_for_the_log_ends():
+    world = World(log_wait_s=0.3)
+    world.store = AwayStore(world.store)
+    async with world.running():
+        run_id = await world.run()
+        world.store.away = True
+        with pytest.raises(errors.LogUnavailable):
+            await ask(world, run_id)
+
+
+async def test_only_so_many_calls_wait_for_the_log(monkeypatch):
+    monkeypatch.setattr(log_patience, "MOST_WAITING", 2)
+    world = World(log_wait_s=60)
+    world.store = AwayStore(world.store)
+    async with world.running():
+        run_id = await world.run()
+        world.store.away = True
+        calls = [asyncio.create_task(ask(world, run_id)) for _ in range(4)]
+        await until(lambda: sum(call.done() for call in calls) == 2)
+        world.store.away = False
+        replies = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 20)
+    assert replies.count("hi") == 2
+    assert sum(isinstance(reply, errors.LogUnavailable) for reply in replies) == 2
 
 
 async def test_a_settlement_waits_for_a_log_that_went_away_meanwhile():

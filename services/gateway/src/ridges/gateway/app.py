@@ -26,6 +26,7 @@ from ridges.gateway.contract_routes import contract_routes
 from ridges.gateway.exact_paths import ExactPaths
 from ridges.gateway.identity import Identity
 from ridges.gateway.keyed_calls import KeyedCalls
+from ridges.gateway.log_patience import LogPatience
 from ridges.gateway.meters import Meters
 from ridges.gateway.openai_routes import openai_routes
 from ridges.gateway.openapi import openapi_routes
@@ -96,6 +97,7 @@ def wire_gateway(
         contents=contents,
         observers=observers,
         clock=clock,
+        patience=LogPatience(clock, settings.log_wait_s),
         call_deadline_s=settings.call_deadline_s,
     )
     meters.watch(pipeline.in_flight, roster.queues)

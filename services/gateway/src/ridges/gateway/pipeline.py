@@ -30,6 +30,7 @@ from ridges.gateway.errors import (
     ShuttingDown,
     UnknownRun,
 )
+from ridges.gateway.log_patience import LogPatience
 from ridges.gateway.ports import Timeline
 from ridges.gateway.prompts import most_prompt_tokens
 from ridges.gateway.records import CallRecord
@@ -74,11 +75,12 @@ class Pipeline:
         contents: Contents,
         observers: tuple[Observer, ...],
         clock: Clock,
+        patience: LogPatience,
         call_deadline_s: float,
     ) -> None:
         self._states, self._reservations, self._roster = states, reservations, roster
         self._attempts, self._settler, self._contents, self._observers = attempts, settler, contents, observers
-        self._clock, self._call_deadline_s = clock, call_deadline_s
+        self._clock, self._patience, self._call_deadline_s = clock, patience, call_deadline_s
         self._in_flight = CallsInFlight()
         self._finishing: set[asyncio.Task[None]] = set()
 
@@ -90,20 +92,21 @@ class Pipeline:
             KeyTaken: a call stands under the idempotency key already.
 
         """
-        deadline = self._clock.monotonic() + self._call_deadline_s
-        view = await self._known(run_id)
+        began_at = self._clock.monotonic()
+        view = await self._patience.outlast(lambda: self._known(run_id), began_at)
         with self._in_flight.counted(view) as here:
             try:
-                return await self._complete(view, call, deadline, accept)
+                return await self._complete(view, call, began_at, accept)
             except asyncio.CancelledError:
                 if here.was_cut():
                     raise ShuttingDown from None
                 raise
 
     async def _complete(
-        self, view: RunView, call: ModelCall, deadline: float, accept: Callable[[bytes], Reply]
+        self, view: RunView, call: ModelCall, began_at: float, accept: Callable[[bytes], Reply]
     ) -> tuple[bytes, Reply]:
-        record = await self._admit(view, call)
+        record = await self._patience.outlast(lambda: self._admit(view, call), began_at)
+        deadline = began_at + self._call_deadline_s
         keeping = asyncio.create_task(self._contents.keep(call.received))
         try:
             body, reply = await self._attempts.send(record, deadline, accept)
@@ -118,12 +121,12 @@ class Pipeline:
 
         Closing the generator early closes the provider's connection and settles with what was generated.
         """
-        deadline = self._clock.monotonic() + self._call_deadline_s
-        view = await self._known(run_id)
+        began_at = self._clock.monotonic()
+        view = await self._patience.outlast(lambda: self._known(run_id), began_at)
         with self._in_flight.counted(view) as here:
             sent = False
             try:
-                async with aclosing(self._stream(view, call, deadline)) as events:
+                async with aclosing(self._stream(view, call, began_at)) as events:
                     async for event in events:
                         sent = True
                         yield event
@@ -140,8 +143,9 @@ class Pipeline:
                 why = ShuttingDown()
                 yield error_event(why.detail, why.code)
 
-    async def _stream(self, view: RunView, call: ModelCall, deadline: float) -> AsyncGenerator[bytes, None]:
-        record = await self._admit(view, call)
+    async def _stream(self, view: RunView, call: ModelCall, began_at: float) -> AsyncGenerator[bytes, None]:
+        record = await self._patience.outlast(lambda: self._admit(view, call), began_at)
+        deadline = began_at + self._call_deadline_s
         keeping = asyncio.create_task(self._contents.keep(call.received))
         try:
             async with aclosing(self._attempts.stream(record, deadline)) as events:

@@ -40,6 +40,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that is silent for so long counts as cut."""
     budget_wait_s: float = 30.0
     """How long a call waits for other calls of its run to free reserved budget before it is cut down or refused."""
+    log_wait_s: float = 0.0
+    """How long a call that begins while the event log is away waits for it; 0 = it is refused at once."""
     hedge_after_s: float | None = None
     """A call without an answer (a stream: without a first event) for so long is asked of a second provider too."""
     gateway_name: str = ""
