@@ -24,7 +24,8 @@ from ridges.chassis.blob_store import open_blob_store
 from ridges.chassis.clock import SystemClock
 from ridges.chassis.jetstream import open_event_store
 from ridges.contracts import events as ev
-from ridges.contracts.limits import RunLimits
+from ridges.contracts.events import SandboxFile
+from ridges.contracts.limits import RunLimits, SandboxLimits
 
 KEY = "5a" * 32
 END_S = 60
@@ -237,6 +238,28 @@ def tar_of(files: Mapping[str, bytes]) -> bytes:
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return buffer.getvalue()
+
+
+async def evaluation(
+    requests: "Requests", run_id: str, script: str, attempt: int = 1, **fields
+) -> ev.EvaluationRequested:
+    bundle = await requests.blobs.put(tar_of({"grader.py": script.encode()}), "application/x-tar")
+    asked = ev.EvaluationRequested(
+        **requests.envelope(run_id),
+        evaluation_id=requests.clock.new_id(),
+        attempt=attempt,
+        bundle=bundle,
+        command=("python3", "/sandbox/grader.py"),
+        outputs=(
+            SandboxFile(path="/sandbox/report.xml", max_bytes=1000),
+            SandboxFile(path="/sandbox/missing", max_bytes=1000),
+        ),
+        limits=SandboxLimits(),
+        timeout_s=20,
+        **fields,
+    )
+    await requests.store.append(run_id, [asked])
+    return asked
 
 
 def limits(**changes: object) -> RunLimits:

@@ -215,6 +215,38 @@ def test_a_spent_budget_is_exit_code_4(running_project: Project) -> None:
     assert 0 < document["cost_nano_usd"] <= 4_000_000
 
 
+def test_an_agent_can_be_ended_with_its_budget_and_its_changes_are_judged(running_project: Project) -> None:
+    """Without the option this agent would wait for ever."""
+    agent = running_project.agent("stubborn.py", STUBBORN_AGENT)
+    ended = running_project.ridges(
+        "run", "-a", agent, "-p", PROBLEM, "--sandbox", "bubblewrap", "--max-cost-usd", "0", "--end-when-spent",
+        "--agent-timeout", "600", "--json", timeout_s=120,
+    )  # fmt: skip
+    assert ended.code == 4, ended
+    document = documents(ended)
+    assert (document["cause"], document["partial"], document["verdict"]) == ("budget_spent", True, "unresolved")
+    assert "the best I could" in document["patch"]
+    assert document["tests"], "it was judged"
+
+
+STUBBORN_AGENT = """
+import json, os, time, urllib.error, urllib.request
+
+def agent_main(problem):
+    with open("repo/main.py", "a") as file:
+        file.write("# the best I could\\n")
+    body = {"model": os.environ.get("RIDGES_MODEL") or "ridges-replay-1", "temperature": 0.0,
+            "evaluation_run_id": os.environ["RUN_ID"], "messages": [{"role": "user", "content": "more"}]}
+    while True:
+        url, headers = os.environ["SANDBOX_PROXY_URL"] + "/api/inference", {"Content-Type": "application/json"}
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, json.dumps(body).encode(), headers)).read()
+        except urllib.error.HTTPError as error:
+            print(error.code, flush=True)
+        time.sleep(1)
+"""
+
+
 def test_an_address_that_is_none_is_named(running_project: Project) -> None:
     ended = running_project.ridges("runs", "--json", env={"RIDGES_LEDGER_URL": "127.0.0.1:8100"})
     assert (ended.code, ended.stdout) == (2, ""), ended

@@ -56,7 +56,9 @@ def test_a_provider_that_fails_is_named_and_charges_for_no_work_it_did_not_do(
     ended = project.ridges(*command.split(), env=env)
 
     document = ended.document
-    assert ended.code == (3 if document["fault"] == "provider" else 1), ended
+    assert ended.code == 3, ended
+    assert (document["cause"], document["fault"], document["verdict"]) == ("provider_failed", "provider", None)
+    assert "agent_raised" in str(document["detail"]), "and what the agent made of it"
     assert (document["state"], document["requests"], document["requests_failed"]) == ("error", 0, 1)
     [failed] = document["unanswered"]  # type: ignore[misc]
     assert (failed["outcome"], failed["reason"], failed["status"], failed["calls"]) == ("failed", reason, status, 1)

@@ -22,6 +22,7 @@ def agent_main(problem):
     while time.monotonic() < deadline:
         time.sleep(0.1)
 """
+EDITOR = SLEEPER.replace("    print(", "    open('repo/main.py', 'w').write('def bill(): return 2')\n    print(")
 SHORT_SLEEPER = SLEEPER.replace("+ 600", "+ 3")
 SLOW_TESTS = """
 import pathlib, subprocess
@@ -103,12 +104,25 @@ def test_a_pending_run_is_cancelled_and_never_starts(one_slot: Project) -> None:
 
 
 def test_a_running_agent_is_killed(one_slot: Project) -> None:
-    command = Command(one_slot, SLEEPER, "sleeper").reached("running_agent")
+    command = Command(one_slot, EDITOR, "sleeper").reached("running_agent")
+    give_up = time.monotonic() + 40
+    while "at work" not in one_slot.ridges("logs", command.run_id).stdout:
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
     document = command.cancel()
     assert (document["state"], document["cause"], document["verdict"]) == ("error", "cancelled", None)
     assert command.exit_code() == 1
     sandboxes_are_gone(one_slot)
-    assert command.show() == document, "nothing that comes later changes a run that has ended"
+    give_up = time.monotonic() + 20
+    while (later := command.show())["exit"] is None:
+        assert time.monotonic() < give_up, later
+        time.sleep(0.1)
+    assert later["exit"]["cancelled"], later
+    assert "return 2" in later["patch"]
+    assert "at work" in one_slot.ridges("logs", command.run_id).stdout
+    evidence = {"exit", "patch", "partial"}
+    unchanged = {name: value for name, value in document.items() if name not in evidence}
+    assert {name: value for name, value in later.items() if name not in evidence} == unchanged, "it ended as it ended"
 
 
 def test_running_tests_are_killed(one_slot: Project) -> None:

@@ -38,7 +38,14 @@ def test_it_decodes_with_fields_of_a_later_release(path):
 ADDED_LATER = {
     "InferenceReserved": ("idempotency_digest", "gateway", "prompt_tokens", "price", "kind"),
     "InferenceFailed": ("reply",),
-    "RunRequested": ("limits/model/max_requests_per_minute", "limits/sandbox/runtime", "priority"),
+    "AgentFailed": ("unjudged_patch",),
+    "AgentStarted": ("previous_log",),
+    "RunRequested": (
+        "limits/model/end_when_spent",
+        "limits/model/max_requests_per_minute",
+        "limits/sandbox/runtime",
+        "priority",
+    ),
     "InferenceMade": ("attempts/0/price/per_second",),
     "ProblemPublished": ("sandbox",),
     "PatchProduced": ("exit/pids_peak", "exit/written_bytes"),

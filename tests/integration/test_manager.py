@@ -3,6 +3,7 @@
 import asyncio
 import signal
 
+import aiohttp
 import msgspec
 import pytest
 from docker_images import need_agent_image
@@ -10,15 +11,14 @@ from manager_process import (
     KEY,
     FakeGateway,
     ManagerProcess,
+    evaluation,
     leftovers,
     limits,
     requests_on,
-    tar_of,
     the_runtime_dir,
 )
 
 from ridges.contracts import events as ev
-from ridges.contracts.events import SandboxFile
 from ridges.contracts.faults import Cause
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.contracts.run_token import verify_run_token
@@ -192,19 +192,36 @@ def agent_main(problem):
     assert not {name for name in env if name.startswith("RIDGES_")} - {"RIDGES_MAX_COST_USD", "RIDGES_MODEL"}
 
 
-async def test_a_cancelled_run_ends_at_once_and_nothing_follows(manager, requests):
-    run_id = await requests.run(f"import time\ndef agent_main(p):\n {EDITS} time.sleep(60)", limits=limits())
+async def test_a_cancelled_run_ends_at_once_and_only_what_its_agent_left_follows(manager, requests):
+    source = f"import time\ndef agent_main(p):\n {EDITS} print('half done', flush=True)\n time.sleep(60)"
+    run_id = await requests.run(source, limits=limits(agent_timeout_s=120))
     await requests.wait(run_id, ev.AgentStarted)
-    await asyncio.sleep(1)
+    await until_log_has(manager, run_id, "half done")
     await requests.cancel(run_id)
     after = await requests.end_of(await requests.run(GOOD_AGENT, limits=limits()))
     assert isinstance(after, ev.PatchProduced)
-    await asyncio.sleep(1.5)
+    left = await requests.wait(run_id, ev.AgentFailed)
+    assert (left.cause, left.attempt, left.exit.cancelled) == (Cause.CANCELLED, 1, True)
+    assert left.exit.wall_s < 60
+    assert "half done" in await requests.text(left.log)
+    assert "+two" in await requests.text(left.unjudged_patch)
     assert [type(event).__name__ for event in await requests.events(run_id)] == [
         "RunRequested",
         "AgentStarted",
         "RunCancelled",
+        "AgentFailed",
     ]
+
+
+async def until_log_has(manager, run_id: str, word: str) -> None:
+    """Returns when the run's live log holds the word."""
+    url = f"http://127.0.0.1:{manager.port}/v1/sandboxes/{run_id}/log"
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
+        while True:
+            async with http.get(url) as reply:
+                if word in await reply.text():
+                    return
+            await asyncio.sleep(0.1)
 
 
 async def test_a_run_cancelled_before_it_was_claimed_never_starts(manager, requests):
@@ -221,22 +238,24 @@ async def test_a_run_cancelled_before_it_was_claimed_never_starts(manager, reque
 
 async def test_a_killed_manager_loses_its_attempt_and_nothing_else(manager, requests):
     source = """
-import os, time, urllib.request
+import time
 def agent_main(p):
-    if not os.path.exists("/nowhere"):
-        time.sleep(4)
+    print("begun", flush=True)
+    time.sleep(4)
     return "diff x"
 """
     run_id = await requests.run(source, limits=limits())
     await requests.wait(run_id, ev.AgentStarted)
-    await asyncio.sleep(1.5)
+    await until_log_has(manager, run_id, "begun")
     runtime_dir = the_runtime_dir(manager)
     await manager.end(signal.SIGKILL)
     await manager.start()
     end = await requests.end_of(run_id)
     assert isinstance(end, ev.PatchProduced), end
     assert end.attempt == 2
-    assert [event.attempt for event in await requests.events(run_id, ev.AgentStarted)] == [1, 2]
+    first, second = await requests.events(run_id, ev.AgentStarted)
+    assert (first.attempt, second.attempt, first.previous_log) == (1, 2, None)
+    assert await requests.text(second.previous_log) == "begun\n"
     await asyncio.sleep(2)
     assert leftovers(manager, runtime_dir) == []
 
@@ -260,26 +279,6 @@ async def test_a_log_that_is_killed_meanwhile_costs_nothing(manager, requests, n
     await asyncio.to_thread(nats_server.start)
     end = await requests.end_of(run_id)
     assert (type(end), end.attempt) == (ev.PatchProduced, 1)
-
-
-async def evaluation(requests, run_id: str, script: str, attempt: int = 1, **fields) -> ev.EvaluationRequested:
-    bundle = await requests.blobs.put(tar_of({"grader.py": script.encode()}), "application/x-tar")
-    asked = ev.EvaluationRequested(
-        **requests.envelope(run_id),
-        evaluation_id=requests.clock.new_id(),
-        attempt=attempt,
-        bundle=bundle,
-        command=("python3", "/sandbox/grader.py"),
-        outputs=(
-            SandboxFile(path="/sandbox/report.xml", max_bytes=1000),
-            SandboxFile(path="/sandbox/missing", max_bytes=1000),
-        ),
-        limits=SandboxLimits(),
-        timeout_s=20,
-        **fields,
-    )
-    await requests.store.append(run_id, [asked])
-    return asked
 
 
 async def test_an_evaluation_runs_without_network_and_hands_over_its_files(manager, requests, gateway):
@@ -331,6 +330,25 @@ async def test_a_missing_image_is_named_with_what_builds_it(nats_server, tmp_pat
     end = await requests.end_of(run_id)
     assert (type(end), end.cause) == (ev.AgentFailed, Cause.IMAGE_MISSING)
     assert "ridges-nowhere:1" in end.detail
+    assert await requests.events(run_id, ev.AgentStarted) == []
+    assert await process.end() == 0
+
+
+async def test_what_the_operator_forbids_is_refused_before_anything_starts(nats_server, tmp_path, gateway, requests):
+    process = ManagerProcess(
+        tmp_path, nats=nats_server, gateway_url=gateway.url, sandbox="bubblewrap", max_pids=100, max_timeout_s=600
+    )
+    await process.start()
+    over = await requests.run(GOOD_AGENT, limits=limits(sandbox=SandboxLimits(pids=101)))
+    judged = await requests.run(GOOD_AGENT, limits=limits(sandbox=SandboxLimits(pids=100)))
+    end = await requests.end_of(over)
+    assert (end.attempt, end.cause) == (0, Cause.LIMITS_REFUSED)
+    assert "RIDGES_MAX_PIDS" in end.detail
+    assert await requests.events(over, ev.AgentStarted) == []
+    assert isinstance(await requests.end_of(judged), ev.PatchProduced)
+    await evaluation(requests, judged, "pass")
+    exited = await requests.wait(judged, ev.EvaluationSandboxExited)
+    assert (exited.cause, await requests.events(judged, ev.EvaluationStarted)) == (Cause.LIMITS_REFUSED, [])
     assert await process.end() == 0
 
 

@@ -4,13 +4,22 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import aiohttp
 import pytest
 from docker_images import need_agent_image
 from engine_proxy import engine_behind
-from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir
+from manager_process import (
+    FakeGateway,
+    ManagerProcess,
+    evaluation,
+    leftovers,
+    limits,
+    requests_on,
+    the_runtime_dir,
+)
 
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
@@ -153,6 +162,37 @@ async def test_a_manager_that_falls_silent_loses_its_run_and_its_late_result_is_
         assert isinstance(again, ev.PatchProduced)
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_evaluation_whose_manager_is_lost_is_made_again_and_the_late_result_refused(
+    tmp_path, nats_server, gateway, requests, sandbox, how
+):
+    async with managers(tmp_path, nats_server, gateway, "one", "other", sandbox=sandbox, slots=1) as processes:
+        run_id = await requests.run(SLEEPER.format(seconds=0), limits=limits())
+        await requests.end_of(run_id)
+        asked = await evaluation(requests, run_id, "import time\ntime.sleep(5)\nprint('graded')")
+        first = await requests.wait(run_id, ev.EvaluationStarted)
+        lost = next(process for process in processes if process.env["RIDGES_MANAGER_NAME"] == first.manager)
+        if how is signal.SIGKILL:
+            await lost.end(how)
+        else:
+            os.kill(lost.pid, how)
+        try:
+            exited = await requests.wait(run_id, ev.EvaluationSandboxExited, timeout_s=90)
+            assert (exited.evaluation_id, exited.cause, exited.exit.exit_code) == (asked.evaluation_id, None, 0)
+            starts = await requests.events(run_id, ev.EvaluationStarted)
+            assert starts[0].manager == first.manager
+            assert len({start.manager for start in starts}) == 2
+        finally:
+            if how is signal.SIGSTOP:
+                os.kill(lost.pid, signal.SIGCONT)
+            else:
+                await lost.start()
+        async with asyncio.timeout(60):
+            while await rows(lost):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert len(await requests.events(run_id, ev.EvaluationSandboxExited)) == 1
+
+
 async def rows(process: ManagerProcess) -> list[dict]:
     async with (
         aiohttp.ClientSession() as http,
@@ -201,3 +241,45 @@ async def test_an_engine_that_stays_away_ends_the_run_as_our_fault(tmp_path, nat
             end = await requests.end_of(run_id, timeout_s=90)
             assert (type(end), end.cause) == (ev.AgentFailed, Cause.SANDBOX_UNAVAILABLE)
             engine.away = False
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """A disk of its own, of two megabytes."""
+    if os.geteuid():
+        pytest.skip("only root can mount a small disk")
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"nothing can be mounted here: {mounted.stderr}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+
+
+@pytest.mark.bubblewrap
+async def test_a_result_that_finds_the_disk_full_waits_for_room(tmp_path, nats_server, gateway, requests):
+    settings = {"sandbox": "bubblewrap", "slots": 1, "min_free_bytes": 0}
+    with small_disk(tmp_path / "blobs"):
+        async with managers(tmp_path, nats_server, gateway, "m", **settings) as (manager,):
+            run_id = await requests.run(SLEEPER.format(seconds=4), limits=limits(agent_timeout_s=60))
+            await requests.wait(run_id, ev.AgentStarted)
+            filler = tmp_path / "blobs" / "filler"
+            with pytest.raises(OSError, match="No space left"):
+                _fill(filler)
+            async with asyncio.timeout(60):
+                while "it is held" not in manager.words():  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            assert await requests.events(run_id, *_ENDS_OR_SECOND[1:]) == []
+            filler.unlink()
+            end = await requests.end_of(run_id)
+            assert (type(end), end.attempt, await attempts(requests, run_id)) == (ev.PatchProduced, 1, [(1, "m")])
+            assert await requests.text(end.patch) == "diff x"

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import signal
 
 import aiohttp
 import pytest
 from docker_images import need_agent_image
 from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir
+from prometheus_client.parser import text_string_to_metric_families
 
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
@@ -105,9 +107,13 @@ async def test_slots_starts_ends_and_waiting_are_metrics(tmp_path, nats_server, 
             await requests.cancel(run_id)
         end = await requests.end_of(await requests.run("def agent_main(p): raise ValueError", limits=limits()))
         assert end.cause is Cause.AGENT_RAISED
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(20):
+            while (await counts(process))[1]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
         _, text = await get(process, "/metrics")
         assert 'ridges_sandboxes_ended_total{cause="agent_raised",kind="agent"} 1.0' in text
+        assert 'ridges_sandboxes_ended_total{cause="cancelled",kind="agent"} 1.0' in text
+        assert await counts(process) == (2, 0, 2)
         assert "ridges_runs_waiting 0.0" in text
 
 
@@ -198,7 +204,37 @@ async def test_starts_that_are_cancelled_at_random_moments_leave_nothing(
             while (await get(process, "/v1/sandboxes"))[1]:  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
         for run_id in ids:
-            assert not await requests.events(run_id, ev.PatchProduced, ev.AgentFailed)
+            left = await requests.events(run_id, ev.PatchProduced, ev.AgentFailed)
+            assert [(type(event), event.cause) for event in left] in ([], [(ev.AgentFailed, Cause.CANCELLED)])
+        started, running, ended = await counts(process)
+        assert (running, ended) == (0, started)
+        assert started > 0
+
+
+async def counts(process: ManagerProcess) -> tuple[float, float, float]:
+    """Agent sandboxes that were started, run and have ended, as /metrics has it."""
+    _, text = await get(process, "/metrics")
+    samples = [
+        sample
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("kind") == "agent"
+    ]
+    names = ("ridges_sandboxes_started_total", "ridges_sandboxes_running", "ridges_sandboxes_ended_total")
+    started, running, ended = (sum(each.value for each in samples if each.name == name) for name in names)
+    return started, running, ended
+
+
+async def test_what_a_sweep_removes_is_counted(tmp_path, nats_server, gateway, requests):
+    async with manager(tmp_path, nats_server, gateway, sandbox="bubblewrap") as process:
+        left = the_runtime_dir(process) / requests.clock.new_id()
+        left.mkdir(parents=True)
+        async with asyncio.timeout(30):
+            while left.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+            text = ""
+            while not re.search(r"^ridges_leftovers_swept_total [1-9]", text, re.MULTILINE):
+                _, text = await get(process, "/metrics")
 
 
 async def test_sigterm_starts_nothing_more_and_gives_back_what_waits(tmp_path, nats_server, gateway, requests, sandbox):

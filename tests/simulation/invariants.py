@@ -27,7 +27,7 @@ ENDS_AS = {
 
 def broken(world, log: Log) -> list[str]:
     """Every invariant that does not hold."""
-    checks = (_acknowledged, _every_run_ends, _attempts, _no_overspend, _books, _verdicts, _ledger, _verified)
+    checks = (_acknowledged, _every_run_ends, _attempts, _no_overspend, _books, _verdicts, _blame, _ledger, _verified)
     return [f"{check.__name__[1:].replace('_', ' ')}: {what}" for check in checks for what in check(world, log)]
 
 
@@ -148,11 +148,22 @@ def _verdicts(world, log: Log) -> Iterator[str]:
         if needed is not None and needed not in world.endings.get(run_id, ()):
             yield f"run {run_id} ended with {run.cause}, but its agents did {world.endings.get(run_id)}"
         if run.state is RunState.ERROR and run.cause not in ENDS_AS and run.cause is not Cause.CANCELLED:
-            if run.cause is Cause.AGENT_TIMED_OUT:
-                continue  # slow providers are enough
+            if run.cause in (Cause.AGENT_TIMED_OUT, Cause.PROVIDER_FAILED, Cause.BUDGET_SPENT):
+                continue  # slow and failing providers are enough, and what agents spend
             quiet = world.kills == 0 and not any(map(_platform_failed, world.endings.get(run_id, ())))
             if quiet and world.weather.twice == 0.0:
                 yield f"run {run_id} ended with {run.cause} ({run.detail}) though nothing went wrong"
+
+
+def _blame(world, log: Log) -> Iterator[str]:
+    """Budgets and providers are blamed only where a call was refused, or failed."""
+    refused = {event.run_id for _, event in log if isinstance(event, ev.InferenceRefused) and event.reason == "cost"}
+    failed = {event.run_id for _, event in log if isinstance(event, ev.InferenceFailed)}
+    for run_id, run in world.runs().items():
+        if run and run.cause is Cause.BUDGET_SPENT and run_id not in refused:
+            yield f"run {run_id} has spent its budget, and no call of it was refused for that"
+        if run and run.cause is Cause.PROVIDER_FAILED and run_id not in failed:
+            yield f"run {run_id} failed for its providers, and no call of it failed"
 
 
 def _platform_failed(ending: str) -> bool:

@@ -52,6 +52,9 @@ class SimulatedSandbox:
     async def sweep(self, live: set[str]) -> int:
         return 0
 
+    async def admit(self, spec: SandboxSpec) -> None:
+        """Whatever it is."""
+
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         dice = random.Random(f"{self._seed}/{spec.sandbox_id}")
         work = self._agent(spec, dice) if spec.kind == "agent" else self._grader(spec, dice)

@@ -26,6 +26,7 @@ from ridges.ledger.running_passes import ThreadPasses
 from ridges.ledger.settings import LedgerSettings
 from ridges.sandbox_manager.admission import Admission
 from ridges.sandbox_manager.app import Service
+from ridges.sandbox_manager.attempt_logs import AttemptLogs
 from ridges.sandbox_manager.capacity import Capacity, FreeSpace
 from ridges.sandbox_manager.handlers import Handlers
 from ridges.sandbox_manager.live import LiveSandboxes
@@ -34,6 +35,7 @@ from ridges.sandbox_manager.mishaps import Patience
 from ridges.sandbox_manager.settings import ManagerSettings
 from ridges.sandbox_manager.sweeper import Sweeper
 from ridges.sandbox_manager.technologies import Technologies
+from ridges.sandbox_manager.workbench import Workbench
 
 BLOBS_URL = "file:///simulated"
 SETTLE_GRACE_S = 20.0
@@ -111,9 +113,9 @@ class GatewayMachine(Machine):
 
 
 class ManagerMachine(Machine):
-    def __init__(self, name, seed, sea, ask, ended, reference) -> None:
+    def __init__(self, name, seed, sea, folder: Path, ask, ended, reference) -> None:
         super().__init__(name, seed, sea)
-        self._ask, self._ended, self._reference = ask, ended, reference
+        self._folder, self._ask, self._ended, self._reference = folder / name, ask, ended, reference
 
     def wire(self, store, blobs, clock):
         chosen = ManagerSettings(
@@ -131,22 +133,21 @@ class ManagerMachine(Machine):
         sandbox = SimulatedSandbox(self._seed, self._ask, self._ended, self._reference)
         technologies = Technologies({"docker": sandbox}, "docker", clock)
         admission = Admission(2, 1 << 40)
-        handlers = Handlers(
+        workbench = Workbench(
             store=store,
             blobs=blobs,
             clock=clock,
             technologies=technologies,
             proxies=proxies,
-            live=live,
             metrics=metrics,
             patience=Patience(clock, chosen.sandbox_wait_s),
-            admission=admission,
             free_space=FreeSpace([], 0),
-            claim_s=chosen.claim_s,
+            attempt_logs=AttemptLogs(self._folder),
             manager_name=self.name,
             docker_image="image",
             max_attempts=MAX_ATTEMPTS,
         )
+        handlers = Handlers(workbench, live=live, admission=admission, claim_s=chosen.claim_s)
         capacity = Capacity(slots=2, evaluation_slots=2, memory_bytes=1 << 40)
         sweeper = Sweeper(technologies, proxies, live, metrics)
         service = Service(chosen, capacity, store, admission, handlers, sweeper, http=None)

@@ -96,7 +96,7 @@ class World:
             for number in range(dice.choice((1, 2, 2)))
         ]
         self.managers = [
-            ManagerMachine(f"manager-{number}", name, self.sea, self.ask, self._agent_ended, self.reference)
+            ManagerMachine(f"manager-{number}", name, self.sea, folder, self.ask, self._agent_ended, self.reference)
             for number in range(dice.choice((1, 2, 2)))
         ]
         self.evaluators = [

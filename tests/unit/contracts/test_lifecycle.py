@@ -126,6 +126,21 @@ def test_a_failure_is_a_verdict_exactly_when_it_is_the_agents_fault(cause):
     assert run.verdict == ("unresolved" if RULES[cause].fault == "agent" else None)
 
 
+@pytest.mark.parametrize(
+    ("cause", "verdict", "state"),
+    [
+        (Cause.BUDGET_SPENT, "unresolved", RunState.FINISHED),
+        (Cause.AGENT_TIMED_OUT, "unresolved", RunState.FINISHED),
+        (Cause.PROVIDER_FAILED, None, RunState.ERROR),
+    ],
+)
+def test_an_unresolved_partial_patch_counts_only_where_the_agent_is_to_blame(cause, verdict, state):
+    begun = [REQUESTED, started(), patch(partial=True, cause=cause), asked(), evaluating()]
+    unresolved, resolved = fold([*begun, finished("unresolved")]), fold([*begun, finished("resolved")])
+    assert (unresolved.verdict, unresolved.state, unresolved.cause) == (verdict, state, cause)
+    assert (resolved.verdict, resolved.state, resolved.cause) == ("resolved", RunState.FINISHED, cause)
+
+
 def test_a_cancelled_run_has_no_verdict():
     run = fold([REQUESTED, started(), event(ev.RunCancelled, reason="enough"), patch(), finished()])
     assert (run.state, run.cause, run.verdict, run.detail) == (RunState.ERROR, Cause.CANCELLED, None, "enough")

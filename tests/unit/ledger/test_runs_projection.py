@@ -133,6 +133,22 @@ def test_a_cancelled_run_keeps_the_log_that_comes_after_the_cancel(tables, queri
     assert run.finished_at == cancelled.time
 
 
+def test_a_cancelled_run_shows_what_its_agent_had_done(tables, queries, a):
+    late = a.event(
+        ev.AgentFailed,
+        attempt=1,
+        cause=Cause.CANCELLED,
+        detail="ended",
+        log=ref_to(b"half", "text/plain"),
+        exit=ev.ExitFacts(exit_code=None, cancelled=True, wall_s=2.0),
+        unjudged_patch=ref_to(b"diff", "text/x-diff"),
+    )
+    tables.apply(recorded(a.requested(), a.started(), a.event(ev.RunCancelled, reason="enough"), late))
+    run = shown(queries)
+    assert (run.patch_digest, run.partial, run.exit.wall_s) == (digest_of(b"diff"), True, 2.0)
+    assert (run.cause, run.detail, run.verdict) == (Cause.CANCELLED, "enough", None)
+
+
 def test_model_calls_are_counted_also_after_the_end(tables, queries, a):
     refused = a.event(ev.InferenceRefused, reason="cost", status=429, model="m", detail="limit")
     tables.apply(

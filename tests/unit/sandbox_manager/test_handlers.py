@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from unit.sandbox_manager.samples import (
     STATEMENT,
     WORKSPACE,
     cancelled,
+    envelope,
     evaluation_requested,
+    evaluation_started,
     left,
     produced,
     requested,
@@ -25,15 +28,26 @@ from ridges.chassis.memory_store import MemoryEventStore
 from ridges.chassis.ports import EventStoreUnavailable, GiveBack, LeftToOthers, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
+from ridges.contracts.limits import ModelLimits, RunLimits
+from ridges.contracts.usage import TokenPrice, TokenUsage
 from ridges.sandbox_manager.admission import Admission, Want
+from ridges.sandbox_manager.attempt_logs import AttemptLogs
 from ridges.sandbox_manager.capacity import FreeSpace
-from ridges.sandbox_manager.errors import ImageMissing, ProxyFailed, SandboxFailed, SandboxUnavailable
+from ridges.sandbox_manager.domain import fold
+from ridges.sandbox_manager.errors import (
+    ImageMissing,
+    LimitsRefused,
+    ProxyFailed,
+    SandboxFailed,
+    SandboxUnavailable,
+)
 from ridges.sandbox_manager.handlers import Handlers
 from ridges.sandbox_manager.live import LiveSandboxes
 from ridges.sandbox_manager.metrics import ManagerMetrics
 from ridges.sandbox_manager.mishaps import Patience
 from ridges.sandbox_manager.ports import OutputFile, SandboxExit
 from ridges.sandbox_manager.technologies import Technologies
+from ridges.sandbox_manager.workbench import Workbench
 
 PATCHED = left(b'{"success": true, "output": "diff x"}')
 GRADED = SandboxExit(
@@ -51,10 +65,15 @@ class ToldSandbox:
     def __init__(self, *ends) -> None:
         self.ends, self.specs = list(ends), []
         self.broken: Exception | None = None
+        self.refuses: Exception | None = None
 
     async def check(self) -> None:
         if self.broken:
             raise self.broken
+
+    async def admit(self, spec):
+        if self.refuses:
+            raise self.refuses
 
     async def run(self, spec, cancelled):
         self.specs.append(spec)
@@ -80,29 +99,38 @@ class FakeProxies:
         yield Path("/run/of") / run_id
 
 
+@pytest.fixture(autouse=True)
+def folder(tmp_path):
+    Scene.folder = tmp_path / "logs"
+
+
 class Scene:
+    folder: Path
+
     def __init__(self, *ends, events=(), wait_s: float = 0.0, max_attempts: int = 3, slots: int = 4, min_free_bytes=0):
         self.clock = SystemClock()
         self.store, self.blobs = MemoryEventStore(self.clock), MemoryBlobStore()
         self.sandbox, self.proxies, self.live = ToldSandbox(*ends), FakeProxies(), LiveSandboxes()
         self.admission = Admission(slots, 1 << 40)
         self.history = [requested(), *events]
-        self.handlers = Handlers(
+        self.registry = CollectorRegistry()
+        self.patience = Patience(self.clock, wait_s)
+        self.technologies = Technologies({"docker": self.sandbox}, "docker", self.clock)
+        self.workbench = Workbench(
             store=self.store,
             blobs=self.blobs,
             clock=self.clock,
-            technologies=Technologies({"docker": self.sandbox}, "docker", self.clock),
+            technologies=self.technologies,
             proxies=self.proxies,
-            live=self.live,
-            metrics=ManagerMetrics(CollectorRegistry()),
-            patience=Patience(self.clock, wait_s),
-            admission=self.admission,
+            metrics=ManagerMetrics(self.registry),
+            patience=self.patience,
             free_space=FreeSpace([Path("/")], min_free_bytes),
-            claim_s=0.05,
+            attempt_logs=AttemptLogs(self.folder),
             manager_name="m",
             docker_image="image",
             max_attempts=max_attempts,
         )
+        self.handlers = Handlers(self.workbench, live=self.live, admission=self.admission, claim_s=0.05)
 
     async def set(self) -> "Scene":
         for content in (AGENT, STATEMENT, WORKSPACE, b"tar"):
@@ -158,12 +186,12 @@ async def test_two_managers_never_start_the_same_attempt():
         await scene.store.append(RUN, [started(1)])
         return scene.sandbox
 
-    scene.handlers._technologies.pick = pick_slowly
+    scene.technologies.pick = pick_slowly
     assert [type(event) for event in await scene.deliver(left_to_others=True)] == [ev.AgentStarted]
     assert scene.sandbox.specs == []
 
 
-@pytest.mark.parametrize("overtaking", [started(2), cancelled(), ev.AgentFailed])
+@pytest.mark.parametrize("overtaking", [started(2), ev.AgentFailed])
 async def test_a_result_that_was_overtaken_is_dropped(overtaking):
     scene = await Scene(PATCHED).set()
     event = overtaking
@@ -229,17 +257,234 @@ async def test_a_log_that_does_not_answer_is_waited_for(monkeypatch):
     assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted, ev.PatchProduced]
 
 
-async def test_a_cancelled_sandbox_leaves_nothing_in_the_log():
-    scene = await Scene(PATCHED).set()
+async def cancelled_while_it_runs(scene: Scene, end: SandboxExit | Exception):
+    watching = asyncio.create_task(scene.handlers.watch(0))
 
-    async def until_cancelled(_spec, cancelled_event):
+    async def until_cancelled(spec, cancelled_event):
+        spec.on_log(0, b"so far")
         await scene.store.append(RUN, [cancelled()])
-        scene.live.cancel(RUN)
-        await cancelled_event.wait()
-        return left(cancelled=True, difference=b"diff")
+        await asyncio.wait_for(cancelled_event.wait(), 5)
+        if isinstance(end, Exception):
+            raise end
+        return end
 
     scene.sandbox.ends = [until_cancelled]
-    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted, ev.RunCancelled]
+    try:
+        begun, cancel, *after = await scene.deliver()
+    finally:
+        watching.cancel()
+    assert (type(begun), type(cancel)) == (ev.AgentStarted, ev.RunCancelled)
+    return after
+
+
+async def test_what_a_cancelled_agent_had_done_by_then_can_be_seen_and_is_not_judged():
+    scene = await Scene().set()
+    (told,) = await cancelled_while_it_runs(scene, left(cancelled=True, difference=b"diff y", wall_s=3.0))
+    assert (type(told), told.cause, told.attempt, told.exit.wall_s) == (ev.AgentFailed, Cause.CANCELLED, 1, 3.0)
+    assert await scene.blobs.get(told.unjudged_patch.digest) == b"diff y"
+    assert await scene.blobs.get(told.log.digest) == b"log"
+    run = fold([recorded.event for recorded in await scene.store.read_run(RUN)])
+    assert (run.cause, run.detail) == (Cause.CANCELLED, "enough")
+    assert await scene.deliver() == []
+
+
+async def test_a_patch_returned_just_before_the_cancel_is_kept_and_not_judged():
+    scene = await Scene().set()
+    (told,) = await cancelled_while_it_runs(scene, PATCHED)
+    assert (type(told), told.cause) == (ev.AgentFailed, Cause.CANCELLED)
+    assert await scene.blobs.get(told.unjudged_patch.digest) == b"diff x"
+
+
+async def test_a_cancelled_sandbox_that_breaks_leaves_the_end_of_its_log():
+    scene = await Scene().set()
+    (told,) = await cancelled_while_it_runs(scene, SandboxFailed(RUN, "broke"))
+    assert (told.cause, told.unjudged_patch, "broke" in told.detail) == (Cause.CANCELLED, None, True)
+    assert await scene.blobs.get(told.log.digest) == b"so far"
+
+
+def refused_for_cost(**fields: object) -> ev.InferenceRefused:
+    return ev.InferenceRefused(**envelope(), **{"reason": "cost", "status": 429, "model": None, "detail": "d"} | fields)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_spent_budget_ends_the_agent_when_its_run_asks_for_that(ends):
+    scene = Scene()
+    limits = RunLimits(model=ModelLimits(end_when_spent=ends))
+    scene.history = [requested(limits=limits)]
+    await scene.set()
+    watching = asyncio.create_task(scene.handlers.watch(0))
+
+    async def spend(_spec, cancelled_event):
+        await scene.store.append(RUN, [refused_for_cost(reason="requests"), refused_for_cost()])
+        if not ends:
+            await asyncio.sleep(0.05)
+            assert not cancelled_event.is_set()
+            return PATCHED
+        await asyncio.wait_for(cancelled_event.wait(), 5)
+        return left(cancelled=True, difference=b"diff y")
+
+    scene.sandbox.ends = [spend]
+    told = (await scene.deliver())[-1]
+    watching.cancel()
+    expected = (True, Cause.BUDGET_SPENT, b"diff y") if ends else (False, None, b"diff x")
+    assert (told.partial, told.cause, await scene.blobs.get(told.patch.digest)) == expected
+    assert not ends or "1.00 USD" in told.detail
+
+
+def failed_call(outcome: str = "http_error", status: int = 500) -> ev.InferenceFailed:
+    price = TokenPrice(input=0, output=0, cached_input=0, reasoning=0)
+    attempt = ev.InferenceAttempt(
+        provider="p",
+        served_model="m",
+        outcome=outcome,
+        status=status,
+        latency_ms=1,
+        usage=TokenUsage(),
+        usage_source="none",
+        price=price,
+        price_list="l",
+        cost_nano_usd=0,
+    )
+    return ev.InferenceFailed(
+        **envelope(),
+        call_id="c",
+        kind="chat",
+        model="m",
+        attempts=(attempt,),
+        usage=TokenUsage(),
+        cost_nano_usd=0,
+        status=status,
+        detail="d",
+    )
+
+
+RAISED = b'{"success": false, "error": "no model", "kind": "raised"}'
+
+
+@pytest.mark.parametrize(
+    ("event", "cause", "verdict"),
+    [(failed_call(), Cause.PROVIDER_FAILED, None), (refused_for_cost(), Cause.BUDGET_SPENT, "unresolved")],
+)
+@pytest.mark.parametrize("difference", [b"", b"diff y"])
+async def test_an_agent_that_ends_for_want_of_a_model_is_told_so(event, cause, verdict, difference):
+    scene = await Scene().set()
+
+    async def give_up(_spec, _cancelled):
+        await scene.store.append(RUN, [event])
+        return left(RAISED, difference=difference)
+
+    scene.sandbox.ends = [give_up]
+    told = (await scene.deliver())[-1]
+    assert (type(told), told.cause) == (ev.PatchProduced if difference else ev.AgentFailed, cause)
+    assert "no model" in told.detail
+    run = fold([recorded.event for recorded in await scene.store.read_run(RUN)])
+    assert difference or run.verdict == verdict
+
+
+class FullStore(MemoryBlobStore):
+    """Takes nothing for a while."""
+
+    refusals = 0
+
+    async def put(self, content, media_type):
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return await super().put(content, media_type)
+
+
+@pytest.fixture
+def no_delays(monkeypatch):
+    sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", lambda _delay: sleep(0))
+
+
+async def test_a_blob_store_that_is_full_for_a_while_costs_no_attempt(no_delays):
+    scene = await Scene(left(RAISED, difference=b"diff y")).set()
+    scene.blobs.__class__ = FullStore
+    scene.blobs.refusals = 20
+    begun, ended = await scene.deliver()
+    assert (begun.attempt, ended.attempt, ended.partial, len(scene.sandbox.specs)) == (1, 1, True, 1)
+    assert await scene.blobs.get(ended.patch.digest) == b"diff y"
+    assert await scene.blobs.get(ended.log.digest) == b"log"
+
+
+async def test_a_blob_store_that_is_full_for_a_while_costs_no_evaluation(no_delays):
+    scene, asked = await judged(GRADED)
+    scene.blobs.__class__ = FullStore
+    scene.blobs.refusals = 20
+    _, ended = await scene.deliver(asked)
+    assert (len(scene.sandbox.specs), ended.cause) == (1, None)
+    assert await scene.blobs.get(ended.outputs[0].content.digest) == b"<xml/>"
+
+
+async def test_the_next_attempt_holds_the_log_of_one_whose_sandbox_broke():
+    scene = await Scene().set()
+
+    async def talk_and_break(spec, _cancelled):
+        spec.on_log(0, b"half\xff of it")
+        raise SandboxFailed(RUN, "the engine is gone")
+
+    scene.sandbox.ends = [talk_and_break]
+    with pytest.raises(SandboxFailed):
+        await scene.deliver()
+    scene.sandbox.ends = [PATCHED]
+    begun, _ = await scene.deliver()
+    assert await scene.blobs.get(begun.previous_log.digest) == "half\N{REPLACEMENT CHARACTER} of it".encode()
+    assert list(scene.folder.iterdir()) == []
+
+
+async def test_the_last_attempt_that_breaks_leaves_its_log():
+    scene = await Scene(max_attempts=1).set()
+
+    async def talk_and_break(spec, _cancelled):
+        spec.on_log(0, b"half of it")
+        raise SandboxFailed(RUN, "the engine is gone")
+
+    scene.sandbox.ends = [talk_and_break]
+    _, ended = await scene.deliver()
+    assert (ended.cause, await scene.blobs.get(ended.log.digest)) == (Cause.SANDBOX_FAILED, b"half of it")
+    assert list(scene.folder.iterdir()) == []
+
+
+async def test_what_is_refused_beforehand_costs_no_attempt_and_no_trust():
+    scene = await Scene(PATCHED).set()
+    scene.sandbox.refuses = LimitsRefused(RUN, "cpus 9 is over 4")
+    (ended,) = await scene.deliver()
+    assert (ended.attempt, ended.cause) == (0, Cause.LIMITS_REFUSED)
+    assert "cpus 9" in ended.detail
+    assert scene.sandbox.specs == []
+
+
+async def test_every_start_is_counted_with_an_end_whatever_ends_it():
+    ends = {
+        "none": PATCHED,
+        "agent_raised": left(RAISED),
+        "lost": SandboxFailed(RUN, "broke"),
+        "overtaken": started(2),
+        "cancelled": cancelled(),
+    }
+    for label, end in ends.items():
+        scene = await Scene(PATCHED).set()
+        if isinstance(end, SandboxExit | Exception):
+            scene.sandbox.ends = [end]
+        else:
+
+            async def meanwhile(_spec, _cancelled, scene=scene, end=end):
+                assert scene.registry.get_sample_value("ridges_sandboxes_running", OF_AGENTS) == 1
+                await scene.store.append(RUN, [end])
+                return left(cancelled=True)
+
+            scene.sandbox.ends = [meanwhile]
+        with contextlib.suppress(SandboxFailed, LeftToOthers):
+            await scene.deliver()
+        value = scene.registry.get_sample_value
+        assert value("ridges_sandboxes_started_total", OF_AGENTS) == 1
+        assert value("ridges_sandboxes_running", OF_AGENTS) == 0
+        assert value("ridges_sandboxes_ended_total", {"kind": "agent", "cause": label}) == 1, label
+
+
+OF_AGENTS = {"kind": "agent", "sandbox": "docker"}
 
 
 async def test_the_same_run_delivered_twice_to_one_manager_runs_once():
@@ -296,7 +541,7 @@ async def test_a_machine_without_sandboxes_is_waited_for_and_then_named():
     with pytest.raises(SandboxUnavailable):
         await scene.deliver()
     assert [type(recorded.event) for recorded in await scene.store.read_run(RUN)] == [ev.RunRequested]
-    scene.handlers._patience._wait_s = 0.0
+    scene.patience._wait_s = 0.0
     (ended,) = await scene.deliver()
     assert (ended.attempt, ended.cause, ended.detail) == (0, Cause.SANDBOX_UNAVAILABLE, "no engine; start it")
 
@@ -309,7 +554,7 @@ async def test_an_engine_that_goes_away_costs_one_attempt_and_then_runs_wait_for
     with pytest.raises(SandboxUnavailable):
         await scene.deliver()
     scene.sandbox.ends, scene.sandbox.broken = [PATCHED], None
-    scene.handlers._technologies.distrust("docker")
+    scene.technologies.distrust("docker")
     begun, ended = await scene.deliver()
     assert (begun.attempt, type(ended)) == (2, ev.PatchProduced)
 
@@ -355,6 +600,47 @@ async def test_an_evaluation_lost_too_often_is_given_up():
     assert ended.cause is Cause.LOST_WHILE_RUNNING_EVALUATION
 
 
+async def test_an_evaluation_that_another_manager_began_anew_ends_and_its_result_is_refused():
+    scene, asked = await judged(GRADED)
+    watching = asyncio.create_task(scene.handlers.watch(0))
+
+    async def while_overtaken(_spec, cancelled_event):
+        await scene.store.append(RUN, [evaluation_started()])
+        await asyncio.wait_for(cancelled_event.wait(), 5)
+        return GRADED
+
+    scene.sandbox.ends = [while_overtaken]
+    added = await scene.deliver(asked, left_to_others=True)
+    assert [type(event) for event in added] == [ev.EvaluationStarted] * 2
+    watching.cancel()
+    scene.sandbox.ends = [GRADED]
+    assert [type(event) for event in await scene.deliver(asked)] == [ev.EvaluationStarted, ev.EvaluationSandboxExited]
+
+
+async def test_a_late_evaluation_result_is_refused_even_when_nobody_told_it_to_end():
+    scene, asked = await judged(GRADED)
+
+    async def late(_spec, _cancelled):
+        await scene.store.append(RUN, [evaluation_started()])
+        return GRADED
+
+    scene.sandbox.ends = [late]
+    added = await scene.deliver(asked, left_to_others=True)
+    assert [type(event) for event in added] == [ev.EvaluationStarted] * 2
+
+
+async def test_a_run_cancelled_while_it_is_judged_keeps_the_log_of_its_tests():
+    scene, asked = await judged(GRADED)
+
+    async def meanwhile(_spec, _cancelled):
+        await scene.store.append(RUN, [cancelled()])
+        return GRADED
+
+    scene.sandbox.ends = [meanwhile]
+    *_, told = await scene.deliver(asked)
+    assert (type(told), await scene.blobs.get(told.log.digest)) == (ev.EvaluationSandboxExited, b"graded")
+
+
 async def test_a_cancelled_run_is_not_evaluated():
     scene, asked = await judged(GRADED, events=[cancelled()])
     assert await scene.deliver(asked) == []
@@ -383,7 +669,7 @@ async def test_a_run_cancelled_while_it_waits_is_done_with():
 
 async def test_an_attempt_that_another_manager_took_for_lost_ends_and_its_result_is_dropped():
     scene = await Scene(PATCHED).set()
-    watching = asyncio.create_task(scene.handlers.watch_cancels(0))
+    watching = asyncio.create_task(scene.handlers.watch(0))
 
     async def while_overtaken(_spec, cancelled_event):
         await scene.store.append(RUN, [started(2)])
@@ -399,7 +685,7 @@ async def test_a_full_disk_is_waited_for_and_then_named_as_ours():
     scene = await Scene(PATCHED, wait_s=60, min_free_bytes=1 << 60).set()
     with pytest.raises(SandboxUnavailable):
         await scene.deliver()
-    scene.handlers._patience._wait_s = 0.0
+    scene.patience._wait_s = 0.0
     (ended,) = await scene.deliver()
     assert (ended.cause, ended.attempt) == (Cause.SANDBOX_UNAVAILABLE, 0)
     assert "RIDGES_MIN_FREE_BYTES" in ended.detail

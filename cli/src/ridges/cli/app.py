@@ -55,6 +55,9 @@ def run(
         str | None, typer.Option(help="Hard limit of the run's model costs (default: 1.00).")
     ] = None,
     max_requests: Annotated[int | None, typer.Option(help="Hard limit of model calls.")] = None,
+    end_when_spent: Annotated[
+        bool, typer.Option("--end-when-spent", help="End the agent when its budget is spent, and judge what it has.")
+    ] = False,
     agent_timeout: Annotated[int | None, typer.Option(help="Seconds (default: the problem's, else 2400).")] = None,
     test_timeout: Annotated[int | None, typer.Option(help="Seconds (default: the problem's, else 600).")] = None,
     sandbox: Annotated[SandboxName, typer.Option(help="Where agent and tests run.")] = SandboxName.AUTO,
@@ -73,7 +76,7 @@ def run(
         agent_source=run_command.read_agent(agent),
         agent_name=agent.name,
         model=model or run_command.configured_model(),
-        limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests),
+        limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests, end_when_spent),
         sandbox=sandbox.value,
     )
     raise typer.Exit(run_command.run_and_show(request, as_json))

@@ -146,7 +146,11 @@ def configured_model() -> str | None:
 
 
 def limits(
-    max_cost_usd: str | None, agent_timeout: int | None, test_timeout: int | None, max_requests: int | None
+    max_cost_usd: str | None,
+    agent_timeout: int | None,
+    test_timeout: int | None,
+    max_requests: int | None,
+    end_when_spent: bool,
 ) -> RequestedLimits:
     """Limits as the command line gives them."""
     return RequestedLimits(
@@ -154,6 +158,7 @@ def limits(
         agent_timeout_s=agent_timeout,
         evaluation_timeout_s=test_timeout,
         max_requests=max_requests,
+        end_when_spent=end_when_spent or None,
     )
 
 

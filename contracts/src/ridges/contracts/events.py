@@ -93,6 +93,8 @@ class AgentStarted(Event, frozen=True, kw_only=True, tag="AgentStarted"):
     sandbox: str
     """Technology: docker, bubblewrap, process."""
     image: str | None = None
+    previous_log: BlobRef | None = None
+    """The end of the log of the attempt before, whose sandbox or manager was lost; null where nobody has it."""
 
 
 class ExitFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,13 +133,18 @@ class PatchProduced(Event, frozen=True, kw_only=True, tag="PatchProduced"):
 
 
 class AgentFailed(Event, frozen=True, kw_only=True, tag="AgentFailed"):
-    """The agent (or its sandbox) ended without a patch that can be evaluated."""
+    """The agent (or its sandbox) ended without a patch that can be evaluated.
+
+    After RunCancelled it changes nothing any more: it says what the cancelled agent left.
+    """
 
     attempt: int
     cause: Cause
     detail: str
     log: BlobRef | None = None
     exit: ExitFacts | None = None
+    unjudged_patch: BlobRef | None = None
+    """What the agent had changed (or returned) when its run was cancelled: kept to be read, never judged."""
 
 
 class SandboxFile(msgspec.Struct, frozen=True, kw_only=True):

@@ -48,7 +48,14 @@ FLOWS = MappingProxyType(
                 ev.EvaluationStarted,
                 ev.EvaluationSandboxExited,
             ),
-            consumes=(ev.RunRequested, ev.EvaluationRequested, ev.RunCancelled),
+            consumes=(
+                ev.RunRequested,
+                ev.EvaluationRequested,
+                ev.RunCancelled,
+                ev.AgentStarted,
+                ev.EvaluationStarted,
+                ev.InferenceRefused,
+            ),
             queues=("sandbox-manager", "sandbox-manager-evaluations"),
         ),
         "evaluator": Flow(

@@ -72,6 +72,8 @@ def evolve(run: Run | None, event: ev.AnyEvent) -> Run | None:
             return change(run, evaluation_id=event.evaluation_id)
         case ev.EvaluationStarted() if run.evaluation_id in (None, event.evaluation_id):
             return change(run, state=RunState.RUNNING_EVAL, evaluation_id=event.evaluation_id)
+        case ev.TestsFinished() if _is_void(run, event):
+            return change(run, state=RunState.ERROR)
         case ev.TestsFinished():
             return change(
                 run,
@@ -83,6 +85,11 @@ def evolve(run: Run | None, event: ev.AnyEvent) -> Run | None:
         case ev.EvaluationFailed():
             return _failed(run, event.cause, event.detail)
     return run
+
+
+def _is_void(run: Run, finished: ev.TestsFinished) -> bool:
+    """Unresolved, but the agent could not finish its patch and is not to blame for that."""
+    return finished.verdict == "unresolved" and run.cause is not None and not counts_against_agent(run.cause)
 
 
 def _failed(run: Run, cause: Cause, detail: str) -> Run:

@@ -24,6 +24,8 @@ class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Model calls of one run in flight at once."""
     max_requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
     """Calls that may begin within any 60 seconds; null = as many as come."""
+    end_when_spent: bool = False
+    """The first call that is refused for its cost ends the agent; what it has changed by then is judged."""
 
 
 class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):

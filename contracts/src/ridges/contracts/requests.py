@@ -19,6 +19,8 @@ class RequestedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_requests: Annotated[int, Meta(ge=0)] | None = None
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
     max_requests_per_minute: Annotated[int, Meta(ge=1)] | None = None
+    end_when_spent: bool | None = None
+    """True: the first model call that is refused for its cost ends the agent, and its changes so far are judged."""
     agent_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     evaluation_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     sandbox: SandboxLimits | None = None

@@ -20,6 +20,7 @@ from ridges.chassis.ports import DeliveryPolicy, EventStore, EventStoreUnavailab
 from ridges.chassis.problems_http import exception_handlers
 from ridges.contracts.events import EvaluationRequested, RunRequested
 from ridges.sandbox_manager.admission import Admission
+from ridges.sandbox_manager.attempt_logs import AttemptLogs
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.capacity import Capacity, FreeSpace, capacity_of, this_machine
@@ -37,6 +38,7 @@ from ridges.sandbox_manager.settings import ManagerSettings
 from ridges.sandbox_manager.state_dir import own_state_dir
 from ridges.sandbox_manager.sweeper import Sweeper
 from ridges.sandbox_manager.technologies import Technologies
+from ridges.sandbox_manager.workbench import Workbench
 
 log = structlog.get_logger(__name__)
 
@@ -108,22 +110,22 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         token_key=chosen.token_key,
     )
     blobs = open_blob_store(chosen.blobs_url)
-    handlers = Handlers(
+    workbench = Workbench(
         store=store,
         blobs=blobs,
         clock=clock,
         technologies=technologies,
         proxies=proxies,
-        live=live,
         metrics=metrics,
         patience=Patience(clock, chosen.sandbox_wait_s),
-        admission=admission,
         free_space=free_space,
-        claim_s=chosen.claim_s,
+        attempt_logs=AttemptLogs(state_dir / "logs"),
         manager_name=chosen.manager_name,
         docker_image=chosen.agent_image,
         max_attempts=chosen.max_attempts,
     )
+    workbench.attempt_logs.forget_old()
+    handlers = Handlers(workbench, live=live, admission=admission, claim_s=chosen.claim_s)
     try:
         checks = {
             "event log": store.ping,
@@ -200,7 +202,7 @@ class Service:
     async def work(self) -> None:
         """Takes requests until ``drain``."""
         after = await self._end_of_log()
-        watching = asyncio.create_task(self._handlers.watch_cancels(after))
+        watching = asyncio.create_task(self._handlers.watch(after))
         policy = DeliveryPolicy(ack_wait_s=self._chosen.ack_wait_s, max_deliver=_MANY, retry_delays_s=_RETRY_DELAYS_S)
         claims = msgspec.structs.replace(policy, concurrency=self._capacity.slots + self._chosen.claim_ahead)
         evaluation_slots = msgspec.structs.replace(policy, concurrency=self._capacity.evaluation_slots)

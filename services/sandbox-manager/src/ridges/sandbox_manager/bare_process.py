@@ -52,6 +52,9 @@ class BareProcessSandbox:
             if shutil.which(program) is None:
                 raise SandboxUnavailable(f"{program} is not installed", f"install {program}")
 
+    async def admit(self, spec: SandboxSpec) -> None:
+        """See the port: there are no images."""
+
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         """See the port."""
         _log.warning("this sandbox isolates NOTHING: the agent can do all that you can do", run_id=spec.run_id)

@@ -82,6 +82,9 @@ class BubblewrapSandbox:
         """See the port."""
         await passes_self_test(self, _REMEDY)
 
+    async def admit(self, spec: SandboxSpec) -> None:
+        """See the port: there are no images."""
+
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         """See the port."""
         _, interpreter, _ = self._parts()

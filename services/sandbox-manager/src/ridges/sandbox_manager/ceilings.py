@@ -83,6 +83,11 @@ class BoundedSandbox:
         """See the port."""
         await self._sandbox.check()
 
+    async def admit(self, spec: SandboxSpec) -> None:
+        """See the port."""
+        self._ceilings.check(spec, self.name)
+        await self._sandbox.admit(spec)
+
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         """See the port; raises ``LimitsRefused`` besides, before anything is started."""
         self._ceilings.check(spec, self.name)

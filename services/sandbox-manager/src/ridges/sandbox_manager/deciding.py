@@ -25,7 +25,7 @@ async def surely_read(store: EventStore, run_id: str) -> list[Recorded]:
             await asyncio.sleep(1.0)
 
 
-async def append_decided(store: EventStore, run_id: str, event_id: str, decide: Decide) -> AnyEvent | None:
+async def append_decided(store: EventStore, run_id: str, event_id: str, decide: Decide) -> Recorded | None:
     """The event that was appended on the strength of everything before it, or None when the decision was not to.
 
     Waits for ever while the log does not answer: what a sandbox left is not thrown away for an outage.
@@ -38,12 +38,12 @@ async def append_decided(store: EventStore, run_id: str, event_id: str, decide: 
             recorded = await store.read_run(run_id)
             for entry in recorded:
                 if entry.event.id == event_id:
-                    return entry.event
+                    return entry
             event = decide([entry.event for entry in recorded])
             if event is None:
                 return None
-            await store.append(run_id, [event], LastPosition(recorded[-1].position) if recorded else NEW)
-            return event
+            last = LastPosition(recorded[-1].position) if recorded else NEW
+            return Recorded(position=await store.append(run_id, [event], last), event=event)
         except WrongPosition:
             await asyncio.sleep(random.uniform(0.0, 0.02))  # noqa: S311 - only spreads the retries
         except EventStoreUnavailable as error:

@@ -69,6 +69,35 @@ def still_ours(run: Run | None, attempt: int) -> bool:
     return run is not None and run.state in AGENT_AT_WORK and run.attempt == attempt
 
 
+def cancelled_at_work(events: Iterable[ev.AnyEvent], attempt: int) -> bool:
+    """Whether the run was cancelled during the attempt, and what that left is not in the log yet."""
+    events = list(events)
+    run = fold(events)
+    if run is None or run.cause is not Cause.CANCELLED or run.attempt != attempt:
+        return False
+    told = (event for event in events if isinstance(event, ev.PatchProduced | ev.AgentFailed))
+    return all(event.attempt != attempt for event in told)
+
+
+def cancelled_in_evaluation(events: Iterable[ev.AnyEvent], evaluation_id: str) -> bool:
+    """Whether the run was cancelled during the evaluation, and what its sandbox left is not in the log yet."""
+    events = list(events)
+    run = fold(events)
+    if run is None or run.cause is not Cause.CANCELLED or run.evaluation_id != evaluation_id:
+        return False
+    return not any(isinstance(event, ev.EvaluationSandboxExited) for event in _of_evaluation(events, evaluation_id))
+
+
+def starts_of(events: Iterable[ev.AnyEvent], evaluation_id: str) -> list[str]:
+    """Ids of the EvaluationStarted of an evaluation, oldest first."""
+    return [event.id for event in _of_evaluation(events, evaluation_id) if isinstance(event, ev.EvaluationStarted)]
+
+
+def evaluation_is_ours(events: Iterable[ev.AnyEvent], evaluation_id: str, started_id: str | None) -> bool:
+    """Whether that is the newest start of the evaluation: an older one was taken for lost. Null = none was made."""
+    return started_id is None or starts_of(events, evaluation_id)[-1:] == [started_id]
+
+
 def decide_evaluation(
     events: Iterable[ev.AnyEvent], requested: ev.EvaluationRequested, max_attempts: int
 ) -> StartEvaluation | GiveUp | Nothing:
@@ -78,16 +107,19 @@ def decide_evaluation(
     of_problem = requested.run_id.startswith(PROBLEM_STREAM_PREFIX)  # the check of a problem: there is no run
     if not of_problem and (run is None or run.ended):
         return Nothing("the run has ended" if run else "the run is not in the log")
-    ours = [event for event in events if getattr(event, "evaluation_id", None) == requested.evaluation_id]
+    ours = _of_evaluation(events, requested.evaluation_id)
     if any(isinstance(event, ev.EvaluationSandboxExited) for event in ours):
         return Nothing("its sandbox has exited already")
     if run is not None and requested.attempt != run.attempt:
         return Nothing(f"it judges attempt {requested.attempt}, but the run is at attempt {run.attempt}")
-    starts = sum(isinstance(event, ev.EvaluationStarted) for event in ours)
-    if starts >= max_attempts:
+    if len(starts_of(ours, requested.evaluation_id)) >= max_attempts:
         return GiveUp(
             requested.attempt,
             Cause.LOST_WHILE_RUNNING_EVALUATION,
             f"the sandbox-manager was lost in each of {max_attempts} evaluations; start the run again",
         )
     return StartEvaluation()
+
+
+def _of_evaluation(events: Iterable[ev.AnyEvent], evaluation_id: str) -> list[ev.AnyEvent]:
+    return [event for event in events if getattr(event, "evaluation_id", None) == evaluation_id]

@@ -46,6 +46,11 @@ class LogTail:
         text, used = codecs.utf_8_decode(bytes(self._kept[begin - self._start :]), "replace", False)
         return text, begin + used, gone
 
+    @property
+    def content(self) -> bytes:
+        """What is kept, as UTF-8."""
+        return bytes(self._kept).decode("utf-8", "replace").encode()
+
     async def grown(self) -> None:
         """Returns with the next bytes."""
         await self._grown.wait()
@@ -66,7 +71,13 @@ class LiveSandbox(msgspec.Struct, kw_only=True, eq=False):
     technology: str | None = None
     tail: LogTail = msgspec.field(default_factory=LogTail)
     cancelled: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
-    """Set when nobody wants its result any more: the run was cancelled, or a newer attempt began."""
+    """Set when it must end: the run was cancelled, another manager began it anew, its budget is spent."""
+    overtaken: bool = False
+    """Another manager began it anew: nobody wants what it leaves."""
+    started_position: int = 0
+    """Of its EvaluationStarted in the log; 0 = not started."""
+    end_when_spent: bool = False
+    """It is to end at the first model call that is refused for its cost."""
     ended: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
@@ -107,16 +118,31 @@ class LiveSandboxes:
 
     def cancel(self, run_id: str) -> int:
         """Ends the run's sandboxes; how many."""
-        return _cancel(live for live in self._by_key.values() if live.run_id == run_id)
+        found = [live for live in self._by_key.values() if live.run_id == run_id]
+        for live in found:
+            live.cancelled.set()
+        return len(found)
 
     def overtaken(self, run_id: str, attempt: int) -> int:
         """Ends the run's earlier attempts, which another manager took for lost; how many."""
-        return _cancel(live for live in self._by_key.values() if live.run_id == run_id and 0 < live.attempt < attempt)
+        live = self._by_key.get(run_id)
+        return _overtaken(live) if live is not None and 0 < live.attempt < attempt else 0
 
+    def evaluation_overtaken(self, evaluation_id: str, position: int) -> int:
+        """Ends the evaluation when another start of it stands in the log after ours; how many."""
+        live = self._by_key.get(evaluation_id)
+        return _overtaken(live) if live is not None and 0 < live.started_position < position else 0
 
-def _cancel(found: Iterable[LiveSandbox]) -> int:
-    count = 0
-    for live in found:
+    def spent(self, run_id: str) -> int:
+        """Ends the run's agent if it is to end with its budget; how many."""
+        live = self._by_key.get(run_id)
+        if live is None or not live.end_when_spent or live.phase != "running" or live.cancelled.is_set():
+            return 0
         live.cancelled.set()
-        count += 1
-    return count
+        return 1
+
+
+def _overtaken(live: LiveSandbox) -> int:
+    live.overtaken = True
+    live.cancelled.set()
+    return 1

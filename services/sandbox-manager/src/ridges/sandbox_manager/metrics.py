@@ -10,6 +10,17 @@ from ridges.contracts.faults import Cause
 _SECONDS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1200, 2400)
 
 
+class Counted:
+    """A start that is counted; once it is over its end is counted too, under ``end``."""
+
+    end = "lost"
+    """A cause, ``none`` (as it should), ``cancelled``, ``overtaken`` (another manager began it anew), ``lost``."""
+
+    def told(self, cause: Cause | None) -> None:
+        """Its end stands in the log."""
+        self.end = cause or "none"
+
+
 class ManagerMetrics:
     """Sandboxes: how many run, how long they take, how they end."""
 
@@ -21,6 +32,9 @@ class ManagerMetrics:
         self._ended = Counter(
             "ridges_sandboxes_ended", "Sandboxes by cause; none = as it should", ("kind", "cause"), registry=registry
         )
+        self._given_up = Counter(
+            "ridges_requests_given_up", "What ended before a sandbox started", ("kind", "cause"), registry=registry
+        )
         self._swept = Counter("ridges_leftovers_swept", "Leftovers removed by sweeps", registry=registry)
         self._started = Counter(
             "ridges_sandboxes_started", "Sandboxes that began", ("kind", "sandbox"), registry=registry
@@ -30,13 +44,25 @@ class ManagerMetrics:
         self._given_back = Counter("ridges_runs_given_back", "Claimed runs that got no slot in time", registry=registry)
 
     @contextlib.contextmanager
-    def running(self, kind: str, sandbox: str) -> Iterator[None]:
+    def sandbox(self, kind: str, sandbox: str) -> Iterator[Counted]:
+        """From the start of a sandbox until its end is told: started = running + ended, whatever ends it."""
+        counted = Counted()
         self._started.labels(kind, sandbox).inc()
-        with self._running.labels(kind, sandbox).track_inprogress(), self._seconds.labels(kind, sandbox).time():
+        with self._running.labels(kind, sandbox).track_inprogress():
+            try:
+                yield counted
+            finally:
+                self._ended.labels(kind, counted.end).inc()
+
+    @contextlib.contextmanager
+    def timed(self, kind: str, sandbox: str) -> Iterator[None]:
+        """The sandbox itself."""
+        with self._seconds.labels(kind, sandbox).time():
             yield
 
-    def ended(self, kind: str, cause: Cause | None) -> None:
-        self._ended.labels(kind, cause or "none").inc()
+    def given_up(self, kind: str, cause: Cause) -> None:
+        """Its end stands in the log, and no sandbox was started for it."""
+        self._given_up.labels(kind, cause).inc()
 
     def slots(self, kind: str, count: int) -> None:
         self._slots.labels(kind).set(count)

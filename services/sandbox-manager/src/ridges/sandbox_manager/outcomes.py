@@ -44,13 +44,13 @@ _OF_KIND = {
     "no_patch": Cause.AGENT_RETURNED_NO_PATCH,
 }
 _KEEPS_DIFFERENCE = frozenset(
-    {Cause.AGENT_TIMED_OUT, Cause.AGENT_OUT_OF_MEMORY, Cause.AGENT_EXITED, Cause.AGENT_RAISED}
+    {Cause.AGENT_TIMED_OUT, Cause.AGENT_OUT_OF_MEMORY, Cause.AGENT_EXITED, Cause.AGENT_RAISED, Cause.CANCELLED}
 )
 """Causes under which the difference of the repository counts as a partial patch."""
 
 
 def outcome_of(left: SandboxExit) -> AgentOutcome:
-    """What an agent sandbox that was not cancelled amounts to."""
+    """What an agent sandbox amounts to. One that was ended from outside has the cause ``CANCELLED``."""
     read = _read_output(left)
     if isinstance(read, _AgentOutput) and read.success:
         return _of_returned(read)
@@ -75,7 +75,7 @@ def _read_output(left: SandboxExit) -> _AgentOutput | AgentOutcome | None:
         # not msgspec's decoder: it refuses the half characters that a patch may hold, and then nobody learns why
         return msgspec.convert(json.loads(file.content), _AgentOutput)
     except (ValueError, RecursionError) as error:
-        if left.exit.timed_out or left.exit.out_of_memory:
+        if left.exit.timed_out or left.exit.out_of_memory or left.exit.cancelled:
             return None
         return AgentOutcome(cause=unsafe, detail=plain(f"output.json is not what the runner writes: {error}"))
 
@@ -102,6 +102,8 @@ def _cause_of(exit_facts: ExitFacts, read: _AgentOutput | AgentOutcome | None) -
         return _OF_KIND[read.kind], plain((read.error or "the agent raised an exception") + trace)
     if isinstance(read, AgentOutcome) and read.cause is not None:
         return read.cause, read.detail or ""
+    if exit_facts.cancelled:
+        return Cause.CANCELLED, f"the agent was ended after {exit_facts.wall_s:.0f} s"
     if exit_facts.timed_out:
         return Cause.AGENT_TIMED_OUT, f"the agent did not return within {exit_facts.wall_s:.0f} s"
     if exit_facts.out_of_memory:

@@ -102,6 +102,15 @@ class Sandbox(Protocol):
             SandboxUnavailable: with the reason and what to do. Never falls back to less isolation.
         """
 
+    async def admit(self, spec: SandboxSpec) -> None:
+        """Returns when nothing that is known beforehand forbids a sandbox of this spec. Starts nothing.
+
+        Raises:
+            ImageMissing: its image is not here.
+            LimitsRefused: it asks for more than the operator allows.
+            SandboxUnavailable: nobody answers who could tell.
+        """
+
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         """Run one sandbox to its end: command exited, ``timeout_s`` over, out of memory, or ``cancelled`` set.
 

@@ -169,6 +169,8 @@ def _keep_evidence(record: RunRecord, event: ev.AnyEvent) -> None:
                 record.log_digest = record.log_digest or event.log.digest
             if event.exit is not None:
                 record.exit = record.exit or _json.encode(event.exit)
+            if event.unjudged_patch is not None and record.patch_digest is None:
+                record.patch_digest, record.partial = event.unjudged_patch.digest, 1
         case ev.EvaluationSandboxExited() | ev.TestsFinished() if _is_evaluation(record, event.evaluation_id):
             if event.log is not None:
                 record.evaluation_log_digest = event.log.digest

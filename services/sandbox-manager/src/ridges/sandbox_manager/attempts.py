@@ -1,0 +1,283 @@
+"""One attempt at a run: start its agent, run it, tell the log what became of it."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+import structlog
+
+from ridges.chassis.ports import LeftToOthers
+from ridges.contracts import events as ev
+from ridges.contracts.blobs import BlobRef
+from ridges.contracts.faults import Cause
+from ridges.contracts.money import usd_text
+from ridges.sandbox_manager.agent_sandbox import AgentInputs, agent_spec
+from ridges.sandbox_manager.deciding import append_decided, surely_read
+from ridges.sandbox_manager.domain import (
+    GiveUp,
+    Nothing,
+    StartAttempt,
+    cancelled_at_work,
+    decide_agent,
+    fold,
+    still_ours,
+)
+from ridges.sandbox_manager.inside import agent_runner_source
+from ridges.sandbox_manager.keeping import keep
+from ridges.sandbox_manager.last_word import blamed
+from ridges.sandbox_manager.live import LiveSandbox
+from ridges.sandbox_manager.metrics import Counted
+from ridges.sandbox_manager.mishaps import mishap_of
+from ridges.sandbox_manager.outcomes import AgentOutcome, outcome_of, plain
+from ridges.sandbox_manager.ports import Sandbox, SandboxSpec
+from ridges.sandbox_manager.workbench import LOG_MEDIA_TYPE, Workbench
+
+log = structlog.get_logger(__name__)
+
+PATCH_MEDIA_TYPE = "text/x-diff; charset=utf-8"
+
+
+class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
+    technology: Sandbox
+    spec: SandboxSpec
+    previous_log: BlobRef | None
+
+
+class _Left(msgspec.Struct, frozen=True, kw_only=True):
+    """Of an agent that ended: all that is still needed."""
+
+    outcome: AgentOutcome
+    log: bytes
+    exit: ev.ExitFacts | None
+    patch_ref: BlobRef | None = None
+    log_ref: BlobRef | None = None
+
+
+class AgentAttempts:
+    """The attempts of one manager."""
+
+    def __init__(self, workbench: Workbench) -> None:
+        self._bench = workbench
+        self._runner = agent_runner_source()
+
+    async def attempt(self, requested: ev.RunRequested, live: LiveSandbox) -> None:
+        """Whatever the run needs now; returns when the log knows it.
+
+        Raises:
+            Exception: it must be tried again.
+        """
+        decision = decide_agent(fold(await self._bench.events(requested.run_id)), self._bench.max_attempts)
+        if isinstance(decision, Nothing):
+            log.info("nothing to do", why=decision.why)
+            self._bench.attempt_logs.forget(requested.run_id)
+            return
+        if isinstance(decision, GiveUp):
+            await self._give_up(requested, decision, log_ref=await self._found_log(requested.run_id, decision.attempt))
+            return
+        live.phase = "preparing"
+        prepared = await self._prepare(requested, live, decision.attempt - 1)
+        if prepared is None or not await self._start(requested, decision, prepared, live):
+            return
+        with self._bench.metrics.sandbox("agent", prepared.technology.name) as counted:
+            left = await self._run(requested, decision.attempt, prepared, live)
+            await self._end(requested, decision.attempt, left, live, counted)
+
+    async def _prepare(self, requested: ev.RunRequested, live: LiveSandbox, attempt: int) -> _Prepared | None:
+        """Everything that may fail before the run is ours. None: it was given up."""
+        bench = self._bench
+        try:
+            await bench.free_space.check()
+            technology = await bench.technologies.pick(requested.sandbox)
+            refs = (requested.agent, requested.statement, requested.workspace)
+            agent, statement, workspace = await asyncio.gather(*(bench.blobs.get(ref.digest) for ref in refs))
+            spec = await asyncio.to_thread(
+                agent_spec,
+                requested,
+                AgentInputs(agent=agent, statement=statement, workspace=workspace),
+                runner=self._runner,
+                sandbox_id=live.sandbox_id,
+                now=bench.now,
+            )
+            await technology.admit(spec)
+            previous_log = await self._found_log(requested.run_id, attempt)
+        except Exception as error:
+            if bench.must_wait(live.key, error):
+                raise
+            await self._give_up(requested, GiveUp(attempt, mishap_of(error).cause, plain(str(error))))
+            return None
+        bench.patience.forget(live.key)
+        return _Prepared(technology=technology, spec=spec, previous_log=previous_log)
+
+    async def _start(
+        self, requested: ev.RunRequested, decision: StartAttempt, prepared: _Prepared, live: LiveSandbox
+    ) -> bool:
+        """Whether the attempt is ours: appended before its sandbox starts, and nobody was faster."""
+        bench = self._bench
+        live.attempt = decision.attempt
+        technology = prepared.technology.name
+        started = ev.AgentStarted(
+            **bench.envelope(requested),
+            attempt=decision.attempt,
+            manager=bench.manager_name,
+            sandbox=technology,
+            image=(requested.image or bench.docker_image) if technology == "docker" else None,
+            previous_log=prepared.previous_log,
+        )
+
+        def decide(events: Sequence[ev.AnyEvent]) -> ev.AgentStarted | None:
+            return started if decide_agent(fold(events), bench.max_attempts) == decision else None
+
+        ours = await append_decided(bench.store, requested.run_id, started.id, decide) is not None
+        if ours:
+            bench.attempt_logs.forget(requested.run_id)
+        log.info("attempt started" if ours else "another manager was faster", attempt=decision.attempt)
+        return ours and not live.cancelled.is_set()
+
+    async def _run(self, requested: ev.RunRequested, attempt: int, prepared: _Prepared, live: LiveSandbox) -> _Left:
+        """What the agent left, or what is left to say of a sandbox that broke for the last time.
+
+        Raises:
+            LeftToOthers: the sandbox broke, and another manager has begun a newer attempt.
+            Exception: the sandbox broke, and the run has another attempt.
+        """
+        bench = self._bench
+        on_disk = bench.attempt_logs.of(requested.run_id, attempt)
+
+        def on_log(offset: int, chunk: bytes) -> None:
+            live.tail.add(offset, chunk)
+            on_disk.add(offset, chunk)
+
+        spec = msgspec.structs.replace(prepared.spec, on_log=on_log)
+        try:
+            left = await bench.run(prepared.technology, spec, live, requested.limits.model.max_concurrency)
+        except Exception as error:
+            mishap = mishap_of(error)
+            if mishap.retry and attempt < bench.max_attempts and not live.cancelled.is_set():
+                await self._leave_when_overtaken(requested.run_id, attempt)
+                raise
+            broken = AgentOutcome(cause=mishap.cause, detail=plain(str(error)))
+            return _Left(outcome=broken, log=live.tail.content, exit=None)
+        return _Left(outcome=outcome_of(left), log=left.log, exit=left.exit)
+
+    async def _end(
+        self, requested: ev.RunRequested, attempt: int, left: _Left, live: LiveSandbox, counted: Counted
+    ) -> None:
+        """Keep what the attempt left and tell it, unless another manager began a newer one."""
+        told = None
+        if not live.overtaken:
+            told = await self._tell(requested, attempt, await self._kept(left))
+        self._bench.attempt_logs.forget(requested.run_id)
+        if told is None:
+            counted.end = "overtaken"
+            log.warning("result dropped: the run ended or a newer attempt began", attempt=attempt)
+            return
+        counted.told(told.cause)
+        log.info("attempt ended", attempt=attempt, appended=type(told).__name__, cause=told.cause)
+
+    async def _kept(self, left: _Left) -> _Left:
+        contents = [(left.log, LOG_MEDIA_TYPE)] if left.log or left.exit else []
+        if left.outcome.patch is not None:
+            contents.append((left.outcome.patch, PATCH_MEDIA_TYPE))
+        refs = await keep(self._bench.blobs, contents)
+        patch_ref = refs.pop() if left.outcome.patch is not None else None
+        return msgspec.structs.replace(left, log=b"", log_ref=refs[0] if refs else None, patch_ref=patch_ref)
+
+    async def _tell(
+        self, requested: ev.RunRequested, attempt: int, left: _Left
+    ) -> ev.PatchProduced | ev.AgentFailed | None:
+        """The event that was appended: the attempt's end, or after a cancel what it left."""
+        envelope = self._bench.envelope(requested)
+
+        def decide(events: Sequence[ev.AnyEvent]) -> ev.PatchProduced | ev.AgentFailed | None:
+            if still_ours(fold(events), attempt):
+                return _ending(envelope, attempt, left, _blame(requested, left.outcome, events, attempt))
+            if cancelled_at_work(events, attempt):
+                return _left_by_cancelled(envelope, attempt, left)
+            return None
+
+        told = await append_decided(self._bench.store, requested.run_id, envelope["id"], decide)
+        if told is None:
+            return None
+        assert isinstance(told.event, ev.PatchProduced | ev.AgentFailed)
+        return told.event
+
+    async def _give_up(self, requested: ev.RunRequested, given_up: GiveUp, log_ref: BlobRef | None = None) -> None:
+        """End the run without starting a sandbox."""
+        bench = self._bench
+        bench.patience.forget(requested.run_id)
+        outcome = AgentOutcome(cause=given_up.cause, detail=given_up.detail)
+        left = _Left(outcome=outcome, log=b"", exit=None, log_ref=log_ref)
+        told = await self._tell(requested, given_up.attempt, left)
+        if told is None:
+            log.warning("not given up: the run ended or a newer attempt began", attempt=given_up.attempt)
+            return
+        bench.attempt_logs.forget(requested.run_id)
+        bench.metrics.given_up("agent", given_up.cause)
+        log.info("run given up", attempt=given_up.attempt, cause=given_up.cause)
+
+    async def _leave_when_overtaken(self, run_id: str, attempt: int) -> None:
+        """Before an attempt is tried again: not when somebody else does so already."""
+        run = fold(recorded.event for recorded in await surely_read(self._bench.store, run_id))
+        if run is not None and not run.ended and run.attempt > attempt:
+            raise LeftToOthers
+
+    async def _found_log(self, run_id: str, attempt: int) -> BlobRef | None:
+        """The end of the log of a lost attempt, if it was here."""
+        content = self._bench.attempt_logs.found(run_id, attempt)
+        return await self._bench.blobs.put(content, LOG_MEDIA_TYPE) if content else None
+
+
+def _blame(
+    requested: ev.RunRequested, outcome: AgentOutcome, events: Sequence[ev.AnyEvent], attempt: int
+) -> AgentOutcome:
+    """The outcome with the cause that its model calls tell."""
+    if outcome.cause is None:
+        return outcome
+    limit = f"the cost limit of {usd_text(requested.limits.model.max_cost_nano_usd)} USD was reached"
+    if outcome.cause is Cause.CANCELLED:  # and the run goes on: only its budget can have ended it
+        return msgspec.structs.replace(outcome, cause=Cause.BUDGET_SPENT, detail=f"{limit}; {outcome.detail}")
+    cause = blamed(outcome.cause, events, attempt)
+    if cause is outcome.cause:
+        return outcome
+    why = limit if cause is Cause.BUDGET_SPENT else "the last model calls failed at every provider"
+    return msgspec.structs.replace(
+        outcome, cause=cause, detail=plain(f"{why}; then {outcome.cause}: {outcome.detail or ''}".rstrip(": "))
+    )
+
+
+def _ending(
+    envelope: dict[str, object], attempt: int, left: _Left, outcome: AgentOutcome
+) -> ev.PatchProduced | ev.AgentFailed:
+    if left.patch_ref is not None and left.log_ref is not None and left.exit is not None:
+        return ev.PatchProduced(
+            **envelope,  # type: ignore[arg-type]
+            attempt=attempt,
+            patch=left.patch_ref,
+            partial=outcome.partial,
+            cause=outcome.cause,
+            detail=outcome.detail,
+            log=left.log_ref,
+            exit=left.exit,
+        )
+    assert outcome.cause is not None
+    return ev.AgentFailed(
+        **envelope,  # type: ignore[arg-type]
+        attempt=attempt,
+        cause=outcome.cause,
+        detail=outcome.detail or str(outcome.cause),
+        log=left.log_ref,
+        exit=left.exit,
+    )
+
+
+def _left_by_cancelled(envelope: dict[str, object], attempt: int, left: _Left) -> ev.AgentFailed:
+    detail = left.outcome.detail or "the agent had returned its patch"
+    return ev.AgentFailed(
+        **envelope,  # type: ignore[arg-type]
+        attempt=attempt,
+        cause=Cause.CANCELLED,
+        detail=detail,
+        log=left.log_ref,
+        exit=left.exit,
+        unjudged_patch=left.patch_ref,
+    )
