@@ -9,8 +9,8 @@ from unit.ledger.samples import AGENT, OTHER_RUN, RUN, SetClock
 from ridges.chassis.ports import EventStoreUnavailable
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef, digest_of
-from ridges.contracts.limits import RunLimits, SandboxLimits
-from ridges.contracts.requests import AGENT_MAX_BYTES, CancelRun, RequestedLimits, RequestRun
+from ridges.contracts.limits import RunLimits
+from ridges.contracts.requests import AGENT_MAX_BYTES, CancelRun, RequestedLimits, RequestedSandbox, RequestRun
 from ridges.ledger.errors import RequestRefused, UnknownRun
 
 SOURCE = AGENT.decode()
@@ -96,12 +96,12 @@ REFUSED = {
     "too large in bytes": ({"agent_source": SOURCE + "#" + "ü" * (AGENT_MAX_BYTES // 2)}, 413, 1000, "2 MiB"),
     "run_id that is no UUID": ({"run_id": "run-1"}, 422, None, "not a UUID"),
     "memory of a galaxy": (
-        {"limits": RequestedLimits(sandbox=SandboxLimits(memory_bytes=1 << 50))},
+        {"limits": RequestedLimits(sandbox=RequestedSandbox(memory_bytes=1 << 50))},
         422,
         None,
         "memory_bytes",
     ),
-    "a million processes": ({"limits": RequestedLimits(sandbox=SandboxLimits(pids=10**6))}, 422, None, "pids"),
+    "a million processes": ({"limits": RequestedLimits(sandbox=RequestedSandbox(pids=10**6))}, 422, None, "pids"),
     "all the money": ({"limits": RequestedLimits(max_cost_usd="9999999")}, 422, None, "max_cost_usd"),
 }
 

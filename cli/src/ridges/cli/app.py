@@ -61,6 +61,14 @@ def run(
     agent_timeout: Annotated[int | None, typer.Option(help="Seconds (default: the problem's, else 2400).")] = None,
     test_timeout: Annotated[int | None, typer.Option(help="Seconds (default: the problem's, else 600).")] = None,
     sandbox: Annotated[SandboxName, typer.Option(help="Where agent and tests run.")] = SandboxName.AUTO,
+    cpus: Annotated[
+        float | None, typer.Option(help="Processors of a sandbox (default: the problem's, else 1).")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Its memory, e.g. 512M (default: the problem's, else 2G).")] = None,
+    pids: Annotated[int | None, typer.Option(help="Its processes (default: the problem's, else 256).")] = None,
+    disk: Annotated[str | None, typer.Option(help="Its disk, e.g. 2GiB (default: the problem's, else 1G).")] = None,
+    image: Annotated[str | None, typer.Option(help="Its image, with --sandbox docker.")] = None,
+    runtime: Annotated[str | None, typer.Option(help="Its OCI runtime: runc, runsc, kata.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one agent on one problem and judge its patch.
@@ -70,13 +78,15 @@ def run(
     from ridges.cli import run_command
     from ridges.contracts.requests import RequestRun
 
+    wanted = run_command.sandbox_limits(cpus, memory, pids, disk, runtime)
     request = RequestRun(
         run_id=str(uuid4()),
         problem=problem,
         agent_source=run_command.read_agent(agent),
         agent_name=agent.name,
         model=model or run_command.configured_model(),
-        limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests, end_when_spent),
+        limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests, end_when_spent, wanted),
+        image=image,
         sandbox=sandbox.value,
     )
     raise typer.Exit(run_command.run_and_show(request, as_json))

@@ -1,9 +1,12 @@
 """``ridges run``: one agent on one problem, followed to its end."""
 
 import contextlib
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+
+import msgspec
 
 from ridges.cli import render
 from ridges.cli.client import LedgerClient
@@ -17,10 +20,11 @@ from ridges.cli.terminal_text import printable
 from ridges.cli.unanswered import unanswered_calls
 from ridges.contracts.faults import Cause, Fault
 from ridges.contracts.lifecycle import RunState
-from ridges.contracts.requests import AGENT_MAX_BYTES, RequestedLimits, RequestRun
+from ridges.contracts.requests import AGENT_MAX_BYTES, RequestedLimits, RequestedSandbox, RequestRun
 from ridges.contracts.views import RunDetail
 
 OUR_FAULTS = frozenset({Fault.PLATFORM, Fault.EVALUATOR, Fault.PROVIDER})
+_SIZE = re.compile(r"(\d{1,15})(?:([kmgtKMGT])(?:i?[bB])?)?")
 CANCEL_PATIENCE_S = 15.0
 ARRIVES_WITHIN_S = 2.0
 """After which a request whose answer was not awaited has arrived or never will."""
@@ -151,6 +155,7 @@ def limits(
     test_timeout: int | None,
     max_requests: int | None,
     end_when_spent: bool,
+    sandbox: RequestedSandbox,
 ) -> RequestedLimits:
     """Limits as the command line gives them."""
     return RequestedLimits(
@@ -159,7 +164,44 @@ def limits(
         evaluation_timeout_s=test_timeout,
         max_requests=max_requests,
         end_when_spent=end_when_spent or None,
+        sandbox=sandbox,
     )
+
+
+def sandbox_limits(
+    cpus: float | None, memory: str | None, pids: int | None, disk: str | None, runtime: str | None
+) -> RequestedSandbox:
+    """Limits of the run's sandboxes as the command line gives them.
+
+    Raises:
+        UsageError: none of them can be meant.
+
+    """
+    given = {
+        "cpus": cpus,
+        "memory_bytes": None if memory is None else byte_count("--memory", memory),
+        "pids": pids,
+        "disk_bytes": None if disk is None else byte_count("--disk", disk),
+        "runtime": runtime,
+    }
+    try:
+        return msgspec.convert({name: value for name, value in given.items() if value is not None}, RequestedSandbox)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"the sandbox cannot be like that: {error}") from error
+
+
+def byte_count(option: str, text: str) -> int:
+    """``2GiB``, ``2g``, ``512M`` or plain bytes; all units are binary.
+
+    Raises:
+        UsageError: it is none of these.
+
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        raise UsageError(f"{option} {text!r} is no amount of bytes; write it like 512M, 2GiB or 1073741824")
+    power = "_kmgt".index((found[2] or "_").lower())
+    return int(found[1]) << 10 * power
 
 
 def exit_code(run: RunDetail, *, out_of_budget: bool) -> Exit:

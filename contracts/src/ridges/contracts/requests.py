@@ -6,9 +6,25 @@ import msgspec
 from msgspec import Meta
 
 from ridges.contracts.blobs import BlobRef
-from ridges.contracts.limits import Priority, SandboxLimits
+from ridges.contracts.limits import MIB, Priority
 
 AGENT_MAX_BYTES = 2 * 1024 * 1024
+
+
+class RequestedSandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the run's sandboxes may use, as in ``SandboxLimits``; what is absent comes from the problem."""
+
+    cpus: Annotated[float, Meta(gt=0, le=64)] | None = None
+    memory_bytes: Annotated[int, Meta(ge=64 * MIB)] | None = None
+    pids: Annotated[int, Meta(ge=8)] | None = None
+    disk_bytes: Annotated[int, Meta(ge=MIB)] | None = None
+    log_chars: Annotated[int, Meta(ge=0, le=5_000_000)] | None = None
+    runtime: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+
+    @property
+    def given(self) -> dict[str, float | int | str]:
+        """What is not absent."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
 class RequestedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -23,7 +39,7 @@ class RequestedLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """True: the first model call that is refused for its cost ends the agent, and its changes so far are judged."""
     agent_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
     evaluation_timeout_s: Annotated[int, Meta(ge=1, le=86_400)] | None = None
-    sandbox: SandboxLimits | None = None
+    sandbox: RequestedSandbox | None = None
 
 
 class RequestRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
@@ -142,7 +143,7 @@ def decide_limits(asked: RequestedLimits, problem: ProblemPublished) -> RunLimit
 
     """
     default, model = RunLimits(), ModelLimits()
-    sandbox = asked.sandbox or problem.sandbox or default.sandbox
+    sandbox = msgspec.structs.replace(problem.sandbox or default.sandbox, **_given(asked))
     _refuse_absurd_sandbox(sandbox)
     cost = model.max_cost_nano_usd if asked.max_cost_usd is None else nano_usd(asked.max_cost_usd)
     if cost > nano_usd(MAX_COST_USD):
@@ -162,6 +163,10 @@ def decide_limits(asked: RequestedLimits, problem: ProblemPublished) -> RunLimit
             asked.evaluation_timeout_s, problem.evaluation_timeout_s, default.evaluation_timeout_s
         ),
     )
+
+
+def _given(asked: RequestedLimits) -> dict[str, Any]:
+    return asked.sandbox.given if asked.sandbox else {}
 
 
 def _refuse_absurd_sandbox(limits: SandboxLimits) -> None:
@@ -214,7 +219,7 @@ def _granted(asked: RequestedLimits, limits: RunLimits) -> bool:
             (asked.end_when_spent, limits.model.end_when_spent),
             (asked.agent_timeout_s, limits.agent_timeout_s),
             (asked.evaluation_timeout_s, limits.evaluation_timeout_s),
-            (asked.sandbox, limits.sandbox),
+            *((wanted, getattr(limits.sandbox, name)) for name, wanted in _given(asked).items()),
         )
     )
 
