@@ -4,6 +4,7 @@ A program prints ``BROKE OUT`` when it got what it must not get; that is looked 
 """
 
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ class Ended:
 
 
 def anything(_: Ended) -> None:
-    """It ended in time, broke out of nothing, left nothing: that is all."""
+    """It ended in time, broke out of nothing, left nothing: for programs in company, which their tests judge."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +88,26 @@ def out_of_memory(ended: Ended) -> None:
     assert ended.end.exit.out_of_memory or b"MemoryError" in ended.end.log, ended.end.exit
     assert ended.end.exit.exit_code != 0
     assert (ended.end.exit.peak_memory_bytes or 0) < 2 * SMALL.memory_bytes
+
+
+def bounded(*words: str, or_killed_by: int | None = None) -> Callable[[Ended], None]:
+    """It came to its last words within its memory, or its end says that memory (or that signal) was it."""
+
+    def must(ended: Ended) -> None:
+        facts, log = ended.end.exit, ended.end.log.decode("utf-8", "replace")
+        assert 0 < (facts.peak_memory_bytes or 0) < 2 * SMALL.memory_bytes, facts
+        told = facts.exit_code == 0 and all(word in log for word in words)
+        killed = or_killed_by is not None and facts.exit_code == -or_killed_by
+        assert told or killed or facts.out_of_memory or "MemoryError" in log, (facts, log[-2000:])
+
+    return must
+
+
+def inode_bomb(ended: Ended) -> None:
+    facts = ended.end.exit
+    assert facts.timed_out or facts.out_of_memory or b"made" in ended.end.log, (facts, ended.end.log[-2000:])
+    assert 0 < (facts.peak_memory_bytes or 0) < 2 * SMALL.memory_bytes, facts
+    assert (ended.end.difference is None) == (ended.end.difference_problem is not None)
 
 
 def survived_its_child(ended: Ended) -> None:
@@ -216,16 +237,16 @@ CASES: dict[str, Case] = {
     "resources/thread_bomb": Case(must=says("threads")),
     "resources/zombie_bomb": Case(must=says("dead")),
     "resources/memory_bomb": Case(must=out_of_memory),
-    "resources/hidden_memory": Case(),
-    "resources/shared_memory": Case(),
-    "resources/pipe_bomb": Case(),
+    "resources/hidden_memory": Case(must=bounded("hoarded")),
+    "resources/shared_memory": Case(must=bounded("hoarded")),
+    "resources/pipe_bomb": Case(must=bounded("buffered")),
     "resources/locked_memory": Case(must=quiet),
     "resources/child_out_of_memory": Case(must=survived_its_child),
     "resources/deep_stack": Case(must=says("survived")),
     "resources/disk_bomb": Case(must=disk_bomb),
-    "resources/inode_bomb": Case(timeout_s=6),
-    "resources/sparse_sea": Case(),
-    "resources/fd_bomb": Case(),
+    "resources/inode_bomb": Case(must=inode_bomb, timeout_s=6),
+    "resources/sparse_sea": Case(must=bounded("truncated to 2 ** 24", or_killed_by=signal.SIGBUS)),
+    "resources/fd_bomb": Case(must=bounded()),
     "resources/timer_bomb": Case(must=says("timers")),
     "resources/core_bomb": Case(must=says("none")),
     "resources/cpu_bomb": Case(must=quiet),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from conformance.sandbox_suite import REPO
 from hostile.cases import CASES, IN_COMPANY, PROGRAMS, Case, Ended
+from hostile.host import Host
 from hostile.world import World, world
 from sandboxes import SMALL, gone, sandbox_spec, tar_of
 
@@ -29,16 +30,19 @@ class Run:
         self.ended: dict[str, Ended | BaseException] = {}
         self.visitors: list[object] = []
         self.honest = b""
+        self.left: list[str] = []
+        """New mounts and processes of the host that stayed."""
 
 
 async def let_loose(technology: Technology, directory: Path) -> Run:
-    run = Run()
+    run, before = Run(), Host()
     async with technology() as sandbox, world(sandbox, directory) as at:
         names = list(CASES)
         ended = await asyncio.gather(*(at.run(name, CASES[name]) for name in names), return_exceptions=True)
         run.ended = dict(zip(names, ended, strict=True))
         run.visitors = at.bait.visitors
         run.honest = (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log
+    run.left = await before.left_since()
     return run
 
 
@@ -74,6 +78,9 @@ class HostileSuite:
 
     def test_nobody_reached_the_host(self, run):
         assert run.visitors == []
+
+    def test_no_mount_and_no_process_of_theirs_is_left(self, run):
+        assert run.left == []
 
     def test_honest_programs_work_after_all_of_them(self, run):
         assert run.honest == b"fine\n"

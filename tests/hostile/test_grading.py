@@ -1,21 +1,24 @@
 """Patches that want a verdict they have not earned."""
 
 import asyncio
-import os
 import re
-from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from docker_images import AGENT_IMAGE, need_agent_image
 from grading import CREATE, FIX, git_patch, grade, in_subprocess, problem_of
 from hostile.cheats import CHEATS, KNOWN_NAMES, OUTCOMES, STUB
+from sandboxes import gone, sandbox_spec
 
 from ridges.contracts.faults import Cause
 from ridges.contracts.limits import SandboxLimits
 from ridges.evaluator.bundle import COMMAND, REPORT, sandbox_timeout_s
+from ridges.evaluator.domain import Problem
+from ridges.evaluator.verdict import Judgement
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
-from ridges.sandbox_manager.errors import SandboxUnavailable
-from ridges.sandbox_manager.ports import SandboxSpec
+from ridges.sandbox_manager.docker_engine import DockerSandbox
+
+HONEST = "the honest solution"
 
 
 @pytest.fixture(scope="module")
@@ -137,42 +140,69 @@ async def test_the_known_limit(problem):
     assert (await grade(problem, tailored, in_subprocess)).verdict == "resolved"
 
 
-@pytest.mark.bubblewrap
-@pytest.mark.parametrize(
-    "name",
-    [
-        None,
-        "equal to everything",
-        "a daemon outlives the tests and writes both reports",
-        "the grader is killed and its report forged",
-        "the grader's memory is searched for its secret",
-        "hidden tests are overwritten",
-    ],
+IN_DOCKER = (
+    HONEST,
+    "a daemon outlives the tests and writes both reports",
+    "the grader is killed and its report forged",
+    "the grader's memory is searched for its secret",
 )
-async def test_the_same_in_a_real_sandbox(problem, name):
-    """None stands for the honest solution."""
-    sandbox = BubblewrapSandbox()
-    try:
-        await sandbox.check()
-    except SandboxUnavailable as error:
-        if os.environ.get("RIDGES_REQUIRE_DOCKER") == "1":
-            raise
-        pytest.skip(str(error))
+"""What depends on the sandbox, not on the grader alone."""
 
-    async def in_bubblewrap(plan, bundle):
-        spec = SandboxSpec(
-            sandbox_id=str(uuid4()), run_id=str(uuid4()), kind="evaluation", files=(bundle,), command=COMMAND, env={},
-            limits=SandboxLimits(), timeout_s=sandbox_timeout_s(plan), outputs=(REPORT,),
-            deadline=datetime.now(UTC) + timedelta(minutes=5),
+
+@pytest.fixture(scope="module")
+def judgements(problem):
+    """Those of patches that were graded in a sandbox, made once for each technology, two at a time."""
+    known: dict[str, dict[str, Judgement]] = {}
+
+    def of(technology: str) -> dict[str, Judgement]:
+        if technology not in known:
+            known[technology] = asyncio.run(graded_in(technology, problem))
+        return known[technology]
+
+    return of
+
+
+async def graded_in(technology: str, problem: Problem) -> dict[str, Judgement]:
+    names, slots = (IN_DOCKER if technology == "docker" else (HONEST, *CHEATS)), asyncio.Semaphore(2)
+    owner = f"grading-{uuid4()}"
+    docker = DockerSandbox(owner=owner, default_image=AGENT_IMAGE)
+    sandbox = docker if technology == "docker" else BubblewrapSandbox()
+
+    async def in_sandbox(plan, bundle):
+        spec = sandbox_spec(
+            *COMMAND, kind="evaluation", files=(bundle,), limits=SandboxLimits(), timeout_s=sandbox_timeout_s(plan),
+            outputs={REPORT.path: REPORT.max_bytes},
         )  # fmt: skip
-        left = await sandbox.run(spec, asyncio.Event())
+        async with slots:
+            left = await sandbox.run(spec, asyncio.Event())
+        await gone(spec)
         return left.output(REPORT.path).content, left.exit
 
-    patch = problem.reference if name is None else git_patch(problem, CHEATS[name])
-    judgement = await grade(problem, patch, in_bubblewrap)
-    assert judgement.verdict == ("resolved" if name is None else "unresolved"), judgement.detail
+    patches = [problem.reference if name == HONEST else git_patch(problem, CHEATS[name]) for name in names]
+    try:
+        found = await asyncio.gather(*(grade(problem, patch, in_sandbox) for patch in patches))
+    finally:
+        await docker.close()
+    return dict(zip(names, found, strict=True))
+
+
+def in_a_sandbox_as_outside(judgement: Judgement, name: str) -> None:
+    assert judgement.verdict == ("resolved" if name == HONEST else "unresolved"), judgement.detail
     if name == "the grader's memory is searched for its secret":
         assert judgement.cause is None  # it ends the process with another status where it can read anything
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize("name", [HONEST, *CHEATS])
+def test_no_cheat_is_resolved_in_bubblewrap(judgements, bubblewrap_works, name):
+    in_a_sandbox_as_outside(judgements("bubblewrap")[name], name)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("name", IN_DOCKER)
+def test_no_cheat_is_resolved_in_docker(judgements, name):
+    need_agent_image()
+    in_a_sandbox_as_outside(judgements("docker")[name], name)
 
 
 def test_no_secret_of_the_plan_is_in_the_test_process(problem):

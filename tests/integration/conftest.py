@@ -2,6 +2,8 @@
 
 import pytest
 from integration.gateway_world import GatewayProcess, Log, MockProvider
+from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
+from small_disk import small_disk  # noqa: F401  # a fixture
 
 
 @pytest.fixture

@@ -1,0 +1,171 @@
+"""Hostile agents, asked for as anybody asks: over HTTP, in each sandbox. Then everything that is left is searched."""
+
+import asyncio
+import json
+import re
+import secrets
+import shutil
+import time
+import urllib.request
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from docker_images import docker, need_agent_image
+from e2e.project import Project
+from grading import CREATE, write_folder
+from hostile.cases import PROGRAMS
+from hostile.host import Host
+
+from ridges.contracts.faults import Cause
+
+pytestmark = pytest.mark.timeout(600)
+
+CANARY = f"CANARY-{secrets.token_hex(8)}"
+RUN_TOKEN = re.compile(rb"[0-9a-f]{8}-[0-9a-f-]{27}\.[0-9a-f]{64}")
+PROVIDER = """
+[[provider]]
+name = "openrouter"
+kind = "openai"
+base_url = "http://127.0.0.1:9/v1"
+key_env = "OPENROUTER_API_KEY"
+
+[[provider.model]]
+name = "live-1"
+context = 100000
+max_output = 4096
+input_usd = "2.00"
+output_usd = "8.00"
+"""
+LIMITS = {
+    "agent_timeout_s": 40,
+    "sandbox": {"memory_bytes": 512 << 20, "disk_bytes": 32 << 20, "pids": 128, "log_chars": 100_000},
+}
+RETURNS_NOTHING = "\n\ndef agent_main(problem):\n    return ''\n"
+ANY_END_OF_AGENTS = {Cause.PATCH_EMPTY, Cause.AGENT_TIMED_OUT, Cause.AGENT_EXITED, Cause.AGENT_NOT_LOADABLE}
+EXPECTED: dict[str, set[Cause]] = {
+    "secrets/canaries": {Cause.PATCH_EMPTY},
+    "secrets/tracebacks": {Cause.PATCH_EMPTY},
+    "hidden/tests_and_reference": {Cause.PATCH_EMPTY},
+    "hidden/future_commits": {Cause.PATCH_EMPTY},
+    "proxy/identity": {Cause.PATCH_EMPTY},
+    "proxy/targets": {Cause.PATCH_EMPTY},
+    "proxy/smuggling": {Cause.PATCH_EMPTY},
+    "output/deep_json": {Cause.AGENT_OUTPUT_UNSAFE},
+    "output/odd_json": {Cause.AGENT_OUTPUT_UNSAFE},
+    "output/huge_patch": {Cause.PATCH_INVALID},
+    "output/no_text": {Cause.PATCH_INVALID},
+    "output/terminal_escapes": {Cause.AGENT_RAISED},
+    "output/replaces_the_runner": {Cause.AGENT_OUTPUT_UNSAFE},
+    "output/fills_before_the_report": {Cause.AGENT_EXITED, Cause.AGENT_OUTPUT_UNSAFE},
+    "resources/memory_bomb": {Cause.AGENT_OUT_OF_MEMORY, Cause.AGENT_NOT_LOADABLE},
+    "resources/log_bomb": {Cause.PATCH_EMPTY},
+    "resources/fork_bomb": ANY_END_OF_AGENTS | {Cause.AGENT_OUT_OF_MEMORY},
+}
+
+
+class System:
+    """A whole system, and what it answered."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.url = str(project.state()["ledger_url"])
+        self.answers: dict[str, bytes] = {}
+
+    def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, content, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            answer = reply.read()
+        self.answers[path if body is None else f"{path} {uuid4()}"] = answer
+        return json.loads(answer) if "json" in reply.headers["Content-Type"] else answer
+
+    def let_loose(self, technology: str) -> dict[str, dict[str, Any]]:
+        """What became of each program's run."""
+        ids = {name: self._request(name, technology) for name in EXPECTED}
+        give_up_at = time.monotonic() + 400
+        while not all(self.ask(f"/v1/runs/{run_id}")["finished_at"] for run_id in ids.values()):
+            assert time.monotonic() < give_up_at
+            time.sleep(0.5)
+        for run_id in ids.values():
+            for part in ("events", "log"):
+                self.ask(f"/v1/runs/{run_id}/{part}")
+        return {name: self.ask(f"/v1/runs/{run_id}") for name, run_id in ids.items()}
+
+    def _request(self, name: str, technology: str) -> str:
+        source = f"import os\nos.environ['OTHER_RUN'] = '{uuid4()}'\n" + (PROGRAMS / f"{name}.py").read_text()
+        if "def agent_main" not in source:
+            source += RETURNS_NOTHING
+        body = {"problem": "roman", "agent_source": source, "sandbox": technology, "limits": LIMITS}
+        return str(self.ask("/v1/runs", body)["run_id"])
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory, bubblewrap_works):
+    project = Project(tmp_path_factory.mktemp("hostile"))
+    with (project.folder / "ridges.toml").open("a") as file:
+        file.write(PROVIDER)
+    write_folder(project.folder / "examples" / "problems" / "roman", CREATE)
+    project.env |= dict.fromkeys(("OPENROUTER_API_KEY", "AWS_SECRET_ACCESS_KEY", "RIDGES_API_TOKEN_OF_NOBODY"), CANARY)
+    before = Host()
+    up = project.ridges("up", timeout_s=120)
+    assert up.code == 0, up
+    try:
+        yield System(project)
+        owner = (project.folder / ".ridges" / "manager" / "installation-id").read_text().strip()
+    finally:
+        project.ridges("down")
+    assert project.wait_for_nothing_left() == []
+    assert asyncio.run(before.left_since()) == []
+    if shutil.which("docker"):
+        assert docker("ps", "-aq", "--filter", f"label=ridges.owner={owner}") == ""
+
+
+@pytest.fixture(scope="module")
+def runs(system):
+    """By technology and program, made once for each technology."""
+    known: dict[str, dict[str, dict[str, Any]]] = {}
+
+    def of(technology: str) -> dict[str, dict[str, Any]]:
+        if technology not in known:
+            known[technology] = system.let_loose(technology)
+        return known[technology]
+
+    return of
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize("program", EXPECTED)
+def test_it_ends_as_its_own_fault_in_bubblewrap(runs, program):
+    is_its_own_fault(runs("bubblewrap")[program], program)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("program", EXPECTED)
+def test_it_ends_as_its_own_fault_in_docker(runs, program):
+    need_agent_image()
+    is_its_own_fault(runs("docker")[program], program)
+
+
+def is_its_own_fault(run: dict[str, Any], program: str) -> None:
+    assert run["cause"] in EXPECTED[program], (run["cause"], run["detail"])
+    assert (run["verdict"], run["fault"], run["attempt"]) == ("unresolved", "agent", 1)
+    assert "\x1b" not in (run["detail"] or "")
+
+
+@pytest.mark.bubblewrap
+def test_no_answer_log_or_file_of_the_system_holds_a_secret(system, runs):
+    """Last of this module: over all that came before."""
+    runs("bubblewrap")
+    for path in ("/v1/runs", "/v1/costs?by=run", "/v1/problems", "/v1/refusals"):
+        system.ask(path)
+    for what in ("runs", "costs", "doctor"):
+        system.answers[f"ridges {what}"] = system.project.ridges(what, "--json").stdout.encode()
+    state = system.project.folder / ".ridges"
+    files = {str(path): path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    assert len(files) > 20
+    assert len(system.answers) > 60
+    for name, content in (system.answers | files).items():
+        assert CANARY.encode() not in content, name
+        assert not RUN_TOKEN.search(content), name
+        assert b"BROKE OUT" not in content or not name.endswith("/log"), name
