@@ -106,6 +106,44 @@ def test_the_users_environment_overrides_the_sandbox_section(folder, monkeypatch
     assert sandbox_environment(config, folder) == told
 
 
+def test_the_sandbox_section_sets_slots_memory_runtime_and_ceilings(folder, monkeypatch):
+    for name in SANDBOX_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    write(
+        folder,
+        """[sandbox]
+evaluation_slots = 2
+memory_bytes = 8589934592
+min_free_bytes = 0
+runtime = "runsc"
+max_cpus = 2.5
+max_memory_bytes = 4294967296
+max_pids = 512
+max_disk_bytes = 2147483648
+max_log_chars = 100000
+max_timeout_s = 3600
+allowed_images = ["ridges-*", "mine:*"]
+allowed_runtimes = ["kata"]
+""",
+    )
+    told = sandbox_environment(read_config(folder), folder)
+    assert told == {
+        "RIDGES_EVALUATION_SLOTS": "2",
+        "RIDGES_MEMORY_BYTES": "8589934592",
+        "RIDGES_MIN_FREE_BYTES": "0",
+        "RIDGES_DOCKER_RUNTIME": "runsc",
+        "RIDGES_MAX_CPUS": "2.5",
+        "RIDGES_MAX_MEMORY_BYTES": "4294967296",
+        "RIDGES_MAX_PIDS": "512",
+        "RIDGES_MAX_DISK_BYTES": "2147483648",
+        "RIDGES_MAX_LOG_CHARS": "100000",
+        "RIDGES_MAX_TIMEOUT_S": "3600.0",
+        "RIDGES_ALLOWED_IMAGES": "ridges-*,mine:*",
+        "RIDGES_ALLOWED_RUNTIMES": "kata",
+    }
+    assert told.keys() <= set(SANDBOX_VARIABLES)
+
+
 def test_every_variable_that_is_forwarded_is_a_setting_of_the_sandbox_manager():
     from ridges.sandbox_manager.settings import ManagerSettings
 

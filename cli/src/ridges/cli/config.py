@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ridges.cli.errors import UsageError
+from ridges.contracts.limits import MIB
 
 CONFIG_FILE = "ridges.toml"
 SANDBOX_VARIABLES = (
@@ -36,6 +37,10 @@ SANDBOX_VARIABLES = (
 """Settings of the sandbox-manager, named in its messages, that the embedded one takes from the user's environment."""
 SandboxChoice = Literal["auto", "docker", "bubblewrap", "process"]
 Slots = Annotated[int, Meta(ge=1, le=256)]
+Bytes = Annotated[int, Meta(ge=64 * MIB)]
+Name = Annotated[str, Meta(min_length=1, max_length=300, pattern="^[^,]+$")]
+_VARIABLES = {"image": "RIDGES_AGENT_IMAGE", "runtime": "RIDGES_DOCKER_RUNTIME"}
+"""Keys of ``[sandbox]`` that are not called as the sandbox-manager's setting is."""
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
 
@@ -45,8 +50,27 @@ class SandboxSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     default: SandboxChoice = "auto"
     slots: Slots | None = None
     """Agent sandboxes at once; default: two per core, fewer where memory is short."""
+    evaluation_slots: Slots | None = None
+    """Evaluations at once; default: one per core."""
+    memory_bytes: Bytes | None = None
+    """What the memory limits of all agents at work add up to; default: 80 % of the machine's less the evaluations'."""
+    min_free_bytes: Annotated[int, Meta(ge=0)] | None = None
+    """With less left on the disk nothing is started."""
     image: str | None = None
     agent_python: str | None = None
+    runtime: Name | None = None
+    """OCI runtime of Docker sandboxes; default: the engine's."""
+    max_cpus: Annotated[float, Meta(gt=0)] | None = None
+    """Ceilings: a run that asks for more in one sandbox is refused."""
+    max_memory_bytes: Bytes | None = None
+    max_pids: Annotated[int, Meta(ge=8)] | None = None
+    max_disk_bytes: Annotated[int, Meta(ge=MIB)] | None = None
+    max_log_chars: Annotated[int, Meta(ge=0)] | None = None
+    max_timeout_s: Annotated[float, Meta(ge=1)] | None = None
+    allowed_images: tuple[Name, ...] = ()
+    """Patterns of images that runs may name; default: all."""
+    allowed_runtimes: tuple[Name, ...] = ()
+    """OCI runtimes that runs may ask for besides ``runtime``."""
 
 
 class ProblemsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -142,11 +166,13 @@ def live_model(config: Config) -> str | None:
 
 def sandbox_environment(config: Config, root: Path) -> dict[str, str]:
     """Settings of the sandbox-manager: those of the configuration, then those that the user's environment overrides."""
-    settings: dict[str, str] = {}
-    if config.sandbox.slots:
-        settings["RIDGES_SLOTS"] = str(config.sandbox.slots)
-    if config.sandbox.image:
-        settings["RIDGES_AGENT_IMAGE"] = config.sandbox.image
+    chosen = msgspec.structs.asdict(config.sandbox)
+    del chosen["default"], chosen["agent_python"]
+    settings = {
+        _VARIABLES.get(key, f"RIDGES_{key.upper()}"): ",".join(value) if isinstance(value, tuple) else str(value)
+        for key, value in chosen.items()
+        if value not in (None, "", ())
+    }
     if interpreter := agent_environment(config, root):
         settings["RIDGES_AGENT_PYTHON"] = interpreter
     return settings | {name: os.environ[name] for name in SANDBOX_VARIABLES if name in os.environ}
