@@ -9,14 +9,14 @@ from ridges.chassis.kurrent.epoch import declared_epoch
 from ridges.chassis.migrate import declare_streams
 
 
-async def declare_mirror(server, kurrentdb_url: str) -> str:
+async def declare_mirror(server, kurrentdb_url: str, **login) -> str:
     """The migrate step. The epoch."""
     kurrent = KurrentConnection(kurrentdb_url, "migrate")
     try:
         epoch = await declared_epoch(kurrent)
     finally:
         await kurrent.close()
-    async with server.client() as nc:
+    async with server.client(**login) as nc:
         await declare_streams(nc, kurrentdb_epoch=epoch)
     return epoch
 
@@ -71,9 +71,9 @@ async def relaying(server, kurrentdb_url: str):
         await running.crash()
 
 
-async def mirror_of(server) -> list[tuple[int, str, bytes]]:
+async def mirror_of(server, **login) -> list[tuple[int, str, bytes]]:
     """(sequence, subject, content) of every message."""
-    async with server.client() as nc:
+    async with server.client(**login) as nc:
         jetstream = nc.jetstream()
         last = (await jetstream.stream_info("EVENTS")).state.last_seq
         found = []

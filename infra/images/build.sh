@@ -54,14 +54,14 @@ build_agent() {
 build_nats() {
     mkdir -p "$contexts/nats/bin"
     cp .venv/bin/nats-server "$contexts/nats/bin/"
-    cp infra/nats.conf "$contexts/nats/"
+    cp infra/nats.conf infra/nats-kurrentdb.conf "$contexts/nats/"
     build nats infra/images/nats/Dockerfile
 }
 
 build_service() {
     context=$contexts/$1
     unpack "$context/packages" --no-sources --constraint requirements.lock \
-        --refresh-package ridges-contracts --refresh-package ridges-chassis --refresh-package "ridges-$1" ./contracts ./chassis "./services/$1"
+        --refresh-package ridges-contracts --refresh-package ridges-chassis --refresh-package "ridges-$1" ./contracts "./chassis[kurrent]" "./services/$1"
     rm -rf "$context/ridges"
     mkdir -p "$context/ridges"
     mv "$context"/packages/ridges "$context"/packages/ridges_*.dist-info "$context/ridges/"

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import yaml
 
-from ridges.chassis.jetstream.permissions import password_variable, users
+from ridges.chassis.jetstream.permissions import CONTAINER_CONFIGS, password_variable, users
 from ridges.chassis.settings import load, variable_of
 
 INFRA = Path(__file__).parents[3] / "infra"
@@ -78,6 +78,18 @@ def test_each_service_logs_in_as_itself_and_nats_knows_every_password() -> None:
     assert COMPOSE["services"]["migrate"]["environment"]["RIDGES_NATS_USER"] == "admin"
 
 
+def test_with_kurrentdb_every_service_is_told_and_the_relay_has_its_user() -> None:
+    added = yaml.safe_load((INFRA / "compose.kurrentdb.yaml").read_text())["services"]
+    for name in (*SERVICES, "migrate"):
+        assert added[name]["environment"]["RIDGES_EVENT_STORE_URL"] == "kurrentdb://kurrentdb:2113?Tls=false"
+    for name in SERVICES:
+        known = {variable_of(field.name) for field in msgspec.structs.fields(settings_of(name))}
+        assert set(added[name]["environment"]) - known == set()
+    assert added["nats"]["command"][-1] == f"/etc/{CONTAINER_CONFIGS['kurrentdb']}"
+    passwords = {**COMPOSE["services"]["nats"]["environment"], **added["nats"]["environment"]}
+    assert set(passwords) == {password_variable(user.name) for user in users("kurrentdb")}
+
+
 def test_one_command_makes_every_secret_once(tmp_path: Path) -> None:
     """What compose asks for stands in the file, and a second call keeps it."""
     script = tmp_path / "infra" / "secrets.sh"
@@ -86,7 +98,8 @@ def test_one_command_makes_every_secret_once(tmp_path: Path) -> None:
     subprocess.run([script], check=True, env=os.environ | {"RIDGES_ENGINE_SOCKET": str(tmp_path)}, timeout=30)
     made = (script.parent / ".env").read_text()
     assert (script.parent / ".env").stat().st_mode & 0o077 == 0
-    asked = set(re.findall(r"\$\{(\w+):\?", (INFRA / "compose.yaml").read_text()))
+    files = (INFRA / "compose.yaml", INFRA / "compose.kurrentdb.yaml")
+    asked = {name for file in files for name in re.findall(r"\$\{(\w+):\?", file.read_text())}
     assert dict(line.split("=") for line in made.split()).keys() == asked
     assert subprocess.run([script], check=False, capture_output=True, timeout=30).returncode != 0
     assert (script.parent / ".env").read_text() == made

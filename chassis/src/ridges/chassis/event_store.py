@@ -23,11 +23,14 @@ async def open_event_store(
     monitor_url: str | None = None,
     user: str | None = None,
     password: str | None = None,
+    relay_user: str | None = None,
+    relay_password: str | None = None,
     allow_lossy: bool = False,
 ) -> AsyncIterator[OpenedEventStore]:
     """The log of record: KurrentDB when ``event_store_url`` names one, else the stream EVENTS on NATS itself.
 
-    Enters at once and waits for its servers in the background, see ``jetstream.open_event_store``.
+    Enters at once and waits for its servers in the background, see ``jetstream.open_event_store``. ``relay_user``: who
+    may write the mirror, for the one service that runs the relay; default: ``user``.
 
     Raises:
         SettingsError: RIDGES_EVENT_STORE_URL cannot be used.
@@ -53,6 +56,8 @@ async def open_event_store(
         monitor_url=monitor_url,
         user=user,
         password=password,
+        relay_user=relay_user,
+        relay_password=relay_password,
         allow_lossy=allow_lossy,
     ) as kurrent_store:
         yield kurrent_store

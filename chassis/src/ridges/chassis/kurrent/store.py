@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from kurrentdbclient import RecordedEvent
+from msgspec import structs
 from nats.aio.client import Client
 
 from ridges.chassis.identity import NAME
@@ -120,9 +121,13 @@ async def open_kurrent_store(
     monitor_url: str | None = None,
     user: str | None = None,
     password: str | None = None,
+    relay_user: str | None = None,
+    relay_password: str | None = None,
     allow_lossy: bool = False,
 ) -> AsyncIterator[KurrentEventStore]:
     """The event store. Like ``jetstream.open_event_store``; both servers are waited for.
+
+    The relay writes as ``relay_user``, over a connection of its own, where one is named.
 
     Raises:
         LogMismatch: as there; also when the mirror is not the mirror of this KurrentDB.
@@ -138,9 +143,16 @@ async def open_kurrent_store(
         allow_lossy=allow_lossy,
         log_of_record=RECORDED_IN_KURRENTDB,
     )
-    connection = Connection(place, also_verify=MirrorCheck(kurrent).verify)
+    check = MirrorCheck(kurrent)
+    connection = Connection(place, also_verify=check.verify)
+    as_relay = structs.replace(place, name=f"{name}-relay", user=relay_user, password=relay_password)
+    writing = Connection(as_relay, also_verify=check.verify) if relay_user else connection
     try:
         async with opened(connection) as mirrored:
-            yield KurrentEventStore(kurrent, connection, mirrored, Relay(event_store_url, connection))
+            if writing is not connection:
+                await writing.open(0)
+            yield KurrentEventStore(kurrent, connection, mirrored, Relay(event_store_url, writing))
     finally:
+        if writing is not connection:
+            await writing.close()
         await kurrent.close()

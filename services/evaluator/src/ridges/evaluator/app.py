@@ -12,8 +12,8 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from ridges.chassis import logs, problems_http, serving, settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.clock import SystemClock
+from ridges.chassis.event_store import open_event_store
 from ridges.chassis.health import health_handlers
-from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.ports import BlobStore, Clock, DeliveryPolicy, EventStore, EventStoreUnavailable
 from ridges.chassis.settings import SettingsError
 from ridges.contracts.events import EvaluationSandboxExited, PatchProduced
@@ -117,6 +117,7 @@ async def _main() -> None:
             open_event_store(
                 config.nats_url,
                 name=SERVICE,
+                event_store_url=config.event_store_url,
                 monitor_url=config.nats_monitor_url,
                 user=config.nats_user,
                 password=config.nats_password,

@@ -13,8 +13,8 @@ from litestar import Litestar
 from ridges.chassis import logs
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.clock import SystemClock
+from ridges.chassis.event_store import open_event_store
 from ridges.chassis.health import Check, health_handlers
-from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable
 from ridges.chassis.serving import run, serve
 from ridges.chassis.settings import SettingsError, load
@@ -148,6 +148,7 @@ async def serve_gateway(settings: GatewaySettings) -> None:
             open_event_store(
                 settings.nats_url,
                 name="gateway",
+                event_store_url=settings.event_store_url,
                 monitor_url=settings.nats_monitor_url,
                 user=settings.nats_user,
                 password=settings.nats_password,

@@ -24,6 +24,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """User for NATS."""
     nats_password: str | None = None
     """Password for NATS."""
+    event_store_url: str | None = None
+    """KurrentDB, where it is the log of record (kurrentdb://…); NATS then mirrors it. Default: NATS is the log."""
     allow_lossy_log: bool = False
     """Run although the log may lose acknowledged events in a power cut."""
     http_host: str = "127.0.0.1"

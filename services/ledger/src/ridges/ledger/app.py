@@ -11,8 +11,8 @@ from litestar.openapi.spec import Components, SecurityScheme
 from ridges.chassis import logs, serving, settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.clock import SystemClock
+from ridges.chassis.event_store import open_event_store, relay_of
 from ridges.chassis.health import Check, health_handlers
-from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.ports import Clock, EventStore, NamedBlobStore
 from ridges.chassis.settings import SettingsError
 from ridges.ledger import queries as reading
@@ -138,9 +138,12 @@ async def run() -> None:
             open_event_store(
                 config.nats_url,
                 name=SERVICE,
+                event_store_url=config.event_store_url,
                 monitor_url=config.nats_monitor_url,
                 user=config.nats_user,
                 password=config.nats_password,
+                relay_user=config.nats_relay_user,
+                relay_password=config.nats_relay_password,
                 allow_lossy=config.allow_lossy_log,
             )
         )
@@ -165,15 +168,21 @@ async def run() -> None:
             clock=clock,
         )
 
+        checks: dict[str, Check] = {"ingress": ingress.check}
+        background = [ledger.projector.run, ledger.rebuilder.upgrade, ledger.settler.run, ingress.run]
+        if (relay := relay_of(store)) is not None:
+            checks["relay"] = relay.check
+            background.append(relay.run)
+
         async def drain() -> None:
             ledger.hub.close()
             await ingress.stop()
 
         await serving.serve(
-            ledger.http({"ingress": ingress.check}),
+            ledger.http(checks),
             host=config.http_host,
             port=config.http_port,
-            background=[ledger.projector.run, ledger.rebuilder.upgrade, ledger.settler.run, ingress.run],
+            background=background,
             drain=drain,
             drain_timeout_s=config.drain_timeout_s,
         )

@@ -23,6 +23,12 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """User that may write any event, for `ridges ledger restore` alone; where the server knows users."""
     nats_admin_password: str | None = None
     """Password of that user."""
+    nats_relay_user: str | None = None
+    """User that mirrors KurrentDB's events to NATS; default: the ledger's own user."""
+    nats_relay_password: str | None = None
+    """Password of that user."""
+    event_store_url: str | None = None
+    """KurrentDB, where it is the log of record (kurrentdb://…); NATS then mirrors it. Default: NATS is the log."""
     allow_lossy_log: bool = False
     """Accept a server that may lose acknowledged events in a power cut."""
     blobs_url: str

@@ -14,8 +14,8 @@ from litestar import Litestar
 from ridges.chassis import logs, serving, settings
 from ridges.chassis.blob_store import open_blob_store
 from ridges.chassis.clock import SystemClock
+from ridges.chassis.event_store import open_event_store
 from ridges.chassis.health import health_handlers
-from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.ports import DeliveryPolicy, EventStore, EventStoreUnavailable
 from ridges.chassis.problems_http import exception_handlers
 from ridges.contracts.events import EvaluationRequested, RunRequested
@@ -71,6 +71,7 @@ async def _main() -> None:
                 open_event_store(
                     chosen.nats_url,
                     name=f"{NAME} {chosen.manager_name}",
+                    event_store_url=chosen.event_store_url,
                     monitor_url=chosen.nats_monitor_url,
                     user=chosen.nats_user,
                     password=chosen.nats_password,

@@ -34,6 +34,8 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """NATS user."""
     nats_password: str | None = None
     """NATS password."""
+    event_store_url: str | None = None
+    """KurrentDB, where it is the log of record (kurrentdb://…); NATS then mirrors it. Default: NATS is the log."""
     allow_lossy_log: bool = False
     """Run although the server may lose acknowledged events at a power cut."""
     http_host: str = "127.0.0.1"

@@ -15,6 +15,7 @@ from ridges.chassis import settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.jetstream.bulk import RawEvent, last_position
 from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.streams import RECORDED_HERE, RECORDED_IN_KURRENTDB
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.contracts.views import PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
@@ -55,6 +56,7 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
         user=config.nats_user,
         password=config.nats_password,
         allow_lossy=config.allow_lossy_log,
+        log_of_record=RECORDED_IN_KURRENTDB if config.event_store_url else RECORDED_HERE,
     )
     store = open_blob_store(config.blobs_url)
     if asked.what == "restore":

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 
-from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.jetstream.bulk import NotForBulk, RawEvent, raw_events
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.connection import Connection, Place
+from ridges.chassis.jetstream.store import opened
 from ridges.chassis.ports import Recorded
 from ridges.contracts.codec import encode
 from ridges.contracts.events import type_name
@@ -15,7 +15,7 @@ SLOW_CHUNK = 1_000
 
 
 def log_chunks(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]:
-    """The events after a position up to another one, in order."""
+    """The events after a position up to another one, in order: of the log, or of the mirror where KurrentDB is it."""
     try:
         yield from raw_events(place, after, until)
     except NotForBulk:
@@ -40,14 +40,7 @@ def _through_the_store(place: Place, after: int, until: int) -> Iterator[list[Ra
 
 async def _chunk(place: Place, after: int, until: int) -> list[RawEvent]:
     found: list[RawEvent] = []
-    async with open_event_store(
-        place.url,
-        name=place.name,
-        monitor_url=place.monitor_url,
-        user=place.user,
-        password=place.password,
-        allow_lossy=place.allow_lossy,
-    ) as store:
+    async with opened(Connection(place)) as store:
         async for recorded in store.read_all(after):
             if recorded.position > until:
                 break

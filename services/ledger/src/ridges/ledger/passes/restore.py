@@ -9,6 +9,7 @@ from nats.js.errors import APIError
 from ridges.chassis.jetstream.bulk import last_position, raw_events
 from ridges.chassis.jetstream.connection import Place, read_reply
 from ridges.chassis.jetstream.denials import Denials
+from ridges.chassis.jetstream.streams import RECORDED_HERE
 from ridges.chassis.ports import NamedBlobStore
 from ridges.contracts.subjects import EVENT_ID_HEADER
 from ridges.contracts.views import PassResult
@@ -32,6 +33,11 @@ def restore(place: Place, segments: list[Segment], *, store: NamedBlobStore, rep
         ArchiveDamaged: names the segment; what was published before it stays.
 
     """
+    if place.log_of_record != RECORDED_HERE:
+        raise PassFailed(
+            "KurrentDB is the log of record, the stream EVENTS only mirrors it and the relay fills it by itself. "
+            "Restore KurrentDB from its own backup"
+        )
     present = last_position(place)
     archived = segments[-1].last if segments else 0
     _refuse_other_log(place, present, segments, store)
