@@ -142,7 +142,7 @@ async def test_lists_are_published_listed_shown_and_chosen(wired, http):
     await wired.caught_up()
     other = TOML.replace('"4"', '"5"')
     assert "other prices" in problem(await http.post("/v1/price-lists", content=other), 409)
-    assert [row["price_list"] for row in (await http.get("/v1/price-lists")).json()] == ["2026-12"]
+    assert [row["price_list"] for row in (await http.get("/v1/price-lists")).json()] == ["2026-12", "list"]
     assert (await http.get("/v1/price-lists/2026-12")).json()["prices"]["p/served"]["output"] == 4_000_000_000
     report = (await http.get("/v1/reprice", params={"price_list": "2026-12"})).json()
     assert (report["recorded_nano_usd"], report["repriced_nano_usd"]) == (10, 5 * 2000 + 3 * 4000 + 1)

@@ -1,7 +1,10 @@
 """Token usage by kind, prices, and the one way to turn them into money."""
 
+from collections.abc import Mapping
+
 import msgspec
 
+from ridges.contracts.blobs import digest_of
 from ridges.contracts.money import TOKENS_PER_PRICE, NanoUsd
 
 
@@ -39,6 +42,14 @@ class TokenPrice(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: NanoUsd
     per_second: NanoUsd = 0
     """Nano-USD per second of the provider's work, for embedding models that are sold by time."""
+
+
+def price_list_id(prices: Mapping[str, TokenPrice]) -> str:
+    """The id of a price list that has no name of its own: the same prices, the same id, whoever computes it.
+
+    ``provider/served model`` -> price, as in ``PriceListPublished``.
+    """
+    return "list-" + digest_of(msgspec.json.encode(prices, order="sorted")).removeprefix("sha256:")[:16]
 
 
 def time_cost_nano_usd(milliseconds: int, price: TokenPrice) -> int:

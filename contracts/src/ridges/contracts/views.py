@@ -150,7 +150,7 @@ class Problem9457(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceListRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A published price list."""
+    """A price list that was published, or that calls were charged by."""
 
     price_list: str
     source: str

@@ -13,9 +13,8 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from ridges.contracts.blobs import digest_of
 from ridges.contracts.money import MoneyError, nano_usd, usd
-from ridges.contracts.usage import TokenPrice
+from ridges.contracts.usage import TokenPrice, price_list_id
 from ridges.gateway.calls import LimitField
 
 OTHER_TABLES = frozenset({"ports", "problems", "run", "sandbox"})
@@ -336,5 +335,4 @@ def _next_place(here: tuple[int, ...], table: str) -> tuple[int, ...]:
 
 
 def _price_list_id(providers: tuple[Provider, ...]) -> str:
-    prices = {f"{provider.name}/{model.served}": model.price for provider in providers for model in provider.models}
-    return "config-" + digest_of(msgspec.json.encode(prices, order="sorted")).removeprefix("sha256:")[:16]
+    return price_list_id({f"{each.name}/{model.served}": model.price for each in providers for model in each.models})

@@ -3,14 +3,23 @@
 import sqlite3
 from array import array
 from collections import defaultdict
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import get_args
 
 from ridges.contracts.events import PriceListPublished
 from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.money import TOKENS_PER_PRICE, usd_text
 from ridges.contracts.usage import TokenPrice, TokenUsage
-from ridges.contracts.views import BatchRow, CostDimension, CostReport, CostRow, RepricedRow, RepriceReport
+from ridges.contracts.views import (
+    BatchRow,
+    CostDimension,
+    CostReport,
+    CostRow,
+    PriceListRow,
+    RepricedRow,
+    RepriceReport,
+)
+from ridges.ledger.price_lists import RECORDED
 
 COST_DIMENSIONS: tuple[CostDimension, ...] = get_args(CostDimension)
 KINDS = ("input", "cached_input", "output", "reasoning")
@@ -144,8 +153,8 @@ def repriced(
     for model, agent, day, provider, served, no_tokens, requests, *tokens, recorded in rows:
         name = f"{provider}/{served}"
         price = prices.prices.get(name)
-        if no_tokens or price is None:
-            unpriced.update(() if no_tokens else (name,))
+        if no_tokens or price is None or price.per_second:
+            unpriced.update((name,) if price is None and not no_tokens else ())
             kept += recorded
             amount = recorded
         elif _needs_rounding(price):
@@ -168,6 +177,20 @@ def repriced(
     )
 
 
+def recorded_price_lists(connection: sqlite3.Connection) -> list[PriceListRow]:
+    """See ``Queries.recorded_price_lists``."""
+    rows = connection.execute(
+        "SELECT price_list, min(day), count(DISTINCT provider || '/' || served_model) FROM costs "
+        "WHERE price_list NOT IN (SELECT price_list FROM price_lists) "
+        "AND price_list NOT LIKE '(%' AND price_list != '' GROUP BY price_list ORDER BY 2 DESC, 1"
+    )
+    return [
+        PriceListRow(price_list=name, source=RECORDED, effective_at=day, published_at=day, models=models)
+        for name, text, models in rows
+        for day in (datetime.fromisoformat(text).replace(tzinfo=UTC),)
+    ]
+
+
 def _rounded(
     connection: sqlite3.Connection, prices: PriceListPublished, since: str | None
 ) -> dict[tuple[str, str, str, str], int]:
@@ -186,12 +209,14 @@ def _rounded(
 
 
 def _priced(usages: bytes, price: TokenPrice) -> int:
+    """An attempt that was taken back stands there a second time, negative: it comes to nothing at any price."""
     fresh, cached, output, reasoning = _by_kind(price)
     counts = array("q", usages)
-    return -sum(
-        -(i * fresh + c * cached + o * output + r * reasoning) // TOKENS_PER_PRICE
+    exact = (
+        i * fresh + c * cached + o * output + r * reasoning
         for i, c, o, r in zip(counts[0::4], counts[1::4], counts[2::4], counts[3::4], strict=True)
     )
+    return sum(-(-amount // TOKENS_PER_PRICE) if amount >= 0 else amount // TOKENS_PER_PRICE for amount in exact)
 
 
 def _by_kind(price: TokenPrice) -> tuple[int, int, int, int]:

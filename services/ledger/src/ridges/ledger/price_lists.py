@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from importlib import resources
 from typing import Annotated
@@ -9,13 +10,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ridges.contracts.blobs import digest_of
-from ridges.contracts.events import PriceListPublished
+from ridges.contracts.events import AnyEvent, InferenceFailed, InferenceMade, PriceListPublished
 from ridges.contracts.money import MoneyError, NanoUsd, nano_usd
-from ridges.contracts.usage import TokenPrice
+from ridges.contracts.usage import TokenPrice, price_list_id
 from ridges.ledger.domain import derived_event_id
 from ridges.ledger.errors import RequestRefused
 
+RECORDED = "recorded with the calls"
+"""The source of a list that nobody published: each call carries its price and the list's id."""
 STREAM = "prices"
 """All price lists stand in this one stream of the log."""
 PRICE_LIST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -47,11 +49,12 @@ class _Price(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Model(msgspec.Struct, frozen=True):
     name: str
-    input_usd: str
+    input_usd: str = "0"
     output_usd: str = "0"
     served: str | None = None
     cached_input_usd: str | None = None
     reasoning_usd: str | None = None
+    second_usd: str = "0"
 
 
 class _Provider(msgspec.Struct, frozen=True):
@@ -150,10 +153,33 @@ def decide_publication(prices: PriceList, published: list[PriceListPublished], n
     return event
 
 
+def recorded_list(price_list: str, calls: Iterable[AnyEvent]) -> PriceListPublished | None:
+    """The list that stands in these calls' attempts under its id: what was asked for, no more. None when in none."""
+    prices: dict[str, TokenPrice] = {}
+    since: datetime | None = None
+    for event in calls:
+        if not isinstance(event, InferenceMade | InferenceFailed):
+            continue
+        for attempt in event.attempts:
+            if attempt.price_list == price_list:
+                prices[f"{attempt.provider}/{attempt.served_model}"] = attempt.price
+                since = event.time if since is None else min(since, event.time)
+    if since is None:
+        return None
+    return PriceListPublished(
+        id=derived_event_id(STREAM, price_list),
+        run_id=STREAM,
+        time=since,
+        price_list=price_list,
+        prices=prices,
+        source=RECORDED,
+        effective_at=since,
+    )
+
+
 def _id_of(given: str | None, prices: dict[str, TokenPrice]) -> str:
     if given is None:
-        content = msgspec.json.encode(prices, order="sorted")
-        return "list-" + digest_of(content).removeprefix("sha256:")[:16]
+        return price_list_id(prices)
     if not PRICE_LIST_ID.fullmatch(given):
         raise RequestRefused(
             f"price_list {given!r} cannot be an id; use letters, digits, '.', '_' and '-', at most 100", status=422
@@ -162,11 +188,13 @@ def _id_of(given: str | None, prices: dict[str, TokenPrice]) -> str:
 
 
 def _token_price(price: _Price | _Model) -> TokenPrice:
+    """As the gateway reads them: a list's id hangs on it."""
     return TokenPrice(
         input=nano_usd(price.input_usd),
         output=nano_usd(price.output_usd),
         cached_input=nano_usd(price.input_usd if price.cached_input_usd is None else price.cached_input_usd),
         reasoning=nano_usd(price.output_usd if price.reasoning_usd is None else price.reasoning_usd),
+        per_second=nano_usd(price.second_usd) if isinstance(price, _Model) else 0,
     )
 
 

@@ -1,12 +1,13 @@
 """Publishes price lists: events like everything else."""
 
+from collections.abc import Iterable
 from datetime import datetime
 
 import structlog
 
 from ridges.chassis.ports import Clock, EventStore, LastPosition, WrongPosition
 from ridges.contracts.events import PriceListPublished
-from ridges.ledger.price_lists import STREAM, PriceList, decide_publication, price_list_in
+from ridges.ledger.price_lists import STREAM, PriceList, decide_publication, price_list_in, recorded_list
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +28,16 @@ class PriceLists:
     def unpublished(self, prices: PriceList) -> PriceListPublished:
         """The list as it would be published."""
         return decide_publication(prices, [], self._clock.now())
+
+    async def recorded(self, price_list: str, runs: Iterable[str]) -> PriceListPublished | None:
+        """A list that calls of these runs were charged by, read from them; None when none was.
+
+        Raises:
+            EventStoreUnavailable: ask again.
+
+        """
+        calls = [each.event for run_id in runs for each in await self._store.read_run(run_id)]
+        return recorded_list(price_list, calls)
 
     async def publish(self, prices: PriceList) -> tuple[PriceListPublished, int]:
         """The event in the log, and its position. Publishing the same again changes nothing.

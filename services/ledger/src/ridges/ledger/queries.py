@@ -21,13 +21,14 @@ from ridges.contracts.views import (
     BatchRow,
     CostDimension,
     CostReport,
+    PriceListRow,
     ProblemRow,
     RepriceReport,
     RunDetail,
     RunList,
     RunRow,
 )
-from ridges.ledger.cost_reports import batch_rows, cost_report, repriced
+from ridges.ledger.cost_reports import batch_rows, cost_report, recorded_price_lists, repriced
 from ridges.ledger.errors import AmbiguousRun, RequestRefused, UnknownRun
 from ridges.ledger.projections.runs import COLUMNS, RunRecord, record_of
 from ridges.ledger.projections.schema import open_reader
@@ -163,6 +164,19 @@ class Queries:
         """A published price list by its id."""
         row = self._connection.execute("SELECT event FROM price_lists WHERE price_list = ?", (price_list,)).fetchone()
         return None if row is None else _price_list_in(row[0])
+
+    def recorded_price_lists(self) -> list[PriceListRow]:
+        """Lists that calls were charged by and nobody published, newest first."""
+        return recorded_price_lists(self._connection)
+
+    def runs_charged_by(self, price_list: str) -> list[str]:
+        """Runs whose calls hold every price of the list that was ever asked for: one run for each."""
+        rows = self._connection.execute(
+            "SELECT DISTINCT run_id FROM (SELECT min(run_id) AS run_id FROM costs WHERE price_list = ? "
+            "GROUP BY provider, served_model)",
+            (price_list,),
+        )
+        return [row[0] for row in rows]
 
     def reprice(self, prices: PriceListPublished, since: str | None) -> RepriceReport:
         """All costs since a day with other prices beside the recorded ones."""

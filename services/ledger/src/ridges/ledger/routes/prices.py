@@ -29,14 +29,16 @@ Since = Annotated[str | None, QueryParameter(pattern=r"^\d{4}-\d{2}-\d{2}$", des
 def price_routes(price_lists: PriceLists, queries: Queries) -> list[HTTPRouteHandler]:
     """The routes."""
 
-    def chosen(price_list: str) -> PriceListPublished:
+    async def chosen(price_list: str) -> PriceListPublished:
         if price_list == VENDORED:
             return price_lists.unpublished(vendored())
-        found = queries.price_list(price_list)
+        found = queries.price_list(price_list) or await price_lists.recorded(
+            price_list, queries.runs_charged_by(price_list)
+        )
         if found is None:
             raise RequestRefused(
-                f"no price list {price_list!r} was published; `GET /v1/price-lists` shows them, {VENDORED!r} is the "
-                "table of this release",
+                f"no price list {price_list!r} was published or used; `GET /v1/price-lists` shows them, {VENDORED!r} "
+                "is the table of this release",
                 status=404,
             )
         return found
@@ -45,19 +47,19 @@ def price_routes(price_lists: PriceLists, queries: Queries) -> list[HTTPRouteHan
         with queries.beside() as apart:
             return apart.reprice(prices, since)
 
-    @get("/v1/price-lists", operation_id="price_lists", tags=["costs"], summary="Published price lists, newest first")
+    @get("/v1/price-lists", operation_id="price_lists", tags=["costs"], summary="Price lists, newest first")
     async def listed() -> list[PriceListRow]:
-        return [_row(event) for event in queries.price_lists()]
+        return [_row(event) for event in queries.price_lists()] + queries.recorded_price_lists()
 
     @get(
         "/v1/price-lists/{price_list:str}",
         operation_id="price_list",
         tags=["costs"],
         summary="One price list with its prices; `vendored` is the table of this release",
-        responses=failures(404),
+        responses=failures(404, 503),
     )
     async def shown(price_list: FromPath[str]) -> PriceListPublished:
-        return chosen(price_list)
+        return await chosen(price_list)
 
     @post(
         "/v1/price-lists",
@@ -79,11 +81,11 @@ def price_routes(price_lists: PriceLists, queries: Queries) -> list[HTTPRouteHan
         "/v1/reprice",
         operation_id="reprice",
         tags=["costs"],
-        summary="History with the prices of a published list beside the recorded costs; changes nothing",
-        responses=failures(400, 404, 422),
+        summary="History with the prices of a published or recorded list beside the recorded costs; changes nothing",
+        responses=failures(400, 404, 422, 503),
     )
     async def reprice(price_list: Annotated[str, QueryParameter(max_length=100)], since: Since = None) -> RepriceReport:
-        return await asyncio.to_thread(repriced, chosen(price_list), since)
+        return await asyncio.to_thread(repriced, await chosen(price_list), since)
 
     @post(
         "/v1/reprice",
