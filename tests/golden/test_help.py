@@ -12,6 +12,7 @@ COMMANDS = (
     "", "run", "runs", "show", "logs", "watch", "cancel", "costs", "up", "down", "doctor", "demo",
     "problem", "problem list", "problem check", "image", "image build", "export",
     "ledger", "ledger rebuild", "ledger verify", "ledger archive", "ledger restore", "ledger prices", "ledger reprice",
+    "ledger settle",
 )  # fmt: skip
 WIDTH = 100
 

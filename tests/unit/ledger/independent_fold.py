@@ -44,6 +44,16 @@ def independent_costs(events):
     return {key: row for key, row in sums.items() if any(row)}
 
 
+def charged_attempts(events):
+    """The attempts of every call that is charged by its outcome."""
+    calls = {}
+    for event in events:
+        if hasattr(event, "call_id"):
+            name = (event.run_id, event.call_id)
+            calls[name] = event if better(calls.get(name), event) else calls[name]
+    return [attempt for event in calls.values() for attempt in getattr(event, "attempts", ())]
+
+
 def better(known, event):
     """Whether the event says more about the call than what is known."""
     if isinstance(event, ev.InferenceReserved):
@@ -51,8 +61,22 @@ def better(known, event):
     if isinstance(event, ev.InferenceSettled):
         if isinstance(known, ev.InferenceSettled):
             return (known.source, event.source) == ("maximum", "provider_record")
+        if guessed(known):
+            return event.source == "provider_record"
         return known is None or isinstance(known, ev.InferenceReserved)
+    if guessed(event) and isinstance(known, ev.InferenceSettled):
+        return known.source == "maximum"
     return not isinstance(known, ev.InferenceMade | ev.InferenceFailed)
+
+
+def guessed(event):
+    """What a gateway says of a call that it lost in a crash."""
+    return (
+        isinstance(event, ev.InferenceFailed)
+        and [(a.provider, a.outcome, a.usage_source) for a in event.attempts]
+        == [("(unknown)", "abandoned", "estimated")]
+        and (event.attempts[0].usage, event.attempts[0].cost_nano_usd) == (event.usage, event.cost_nano_usd)
+    )
 
 
 def keys_of(event, run, run_attempt):

@@ -5,6 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import msgspec
+
 from ridges.chassis.blob_store import MemoryBlobStore
 from ridges.chassis.memory_store import MemoryEventStore
 from ridges.chassis.ports import Recorded
@@ -129,6 +131,12 @@ class Author:
         return self._outcome(
             ev.InferenceFailed, call_id, run_id, attempts, model, {"status": 502, "detail": "no"} | fields
         )
+
+    def lost(self, call_id="c1", run_id=RUN, cost=50, model="m", usage=USED):
+        """What a gateway that was killed during the call says of it when it is there again."""
+        attempt = self.attempt(ev.LOST, cost, usage, "abandoned")
+        attempt = msgspec.structs.replace(attempt, usage_source="estimated", price_list=ev.LOST)
+        return self.failed(call_id, run_id, [attempt], model, status=500)
 
     def _outcome(self, kind, call_id, run_id, attempts, model, fields):
         attempts = (self.attempt(),) if attempts is None else tuple(attempts)

@@ -39,7 +39,19 @@ attempts = st.lists(
 steps = st.lists(
     st.tuples(
         st.sampled_from(
-            ["reserved", "made", "failed", "settled", "recorded", "refused", "requested", "started", "patched", "ended"]
+            [
+                "reserved",
+                "made",
+                "failed",
+                "lost",
+                "settled",
+                "recorded",
+                "refused",
+                "requested",
+                "started",
+                "patched",
+                "ended",
+            ]
         ),
         st.sampled_from(RUNS),
         st.sampled_from(["c1", "c2", "c3"]),
@@ -73,8 +85,10 @@ def events_of(script):
                 yield author.reserved(call_id, run_id, cost, model)
             case "made":
                 yield author.made(call_id, run_id, tried, model)
-            case "failed":
-                yield author.failed(call_id, run_id, tried, model)
+            case "failed" | "lost":
+                used = TokenUsage(input=cost % 997, output=number)
+                lost = author.lost(call_id, run_id, cost, model, used)
+                yield lost if what == "lost" else author.failed(call_id, run_id, tried, model)
             case "settled":
                 yield author.settled(call_id, run_id, cost, model)
             case "recorded":

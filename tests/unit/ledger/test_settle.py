@@ -3,8 +3,11 @@
 import pytest
 from unit.ledger.samples import OTHER_RUN, RUN
 
+from ridges.chassis.memory_store import MemoryEventStore
+from ridges.chassis.ports import EventRefused
 from ridges.contracts import events as ev
 from ridges.ledger.errors import RequestRefused
+from ridges.ledger.settle import Settler
 
 
 def settlements(wired):
@@ -156,6 +159,41 @@ async def test_a_provider_record_settles_once_and_never_against_a_known_outcome(
     await wired.caught_up()
     run = wired.queries.row(RUN)
     assert (run.cost_nano_usd, run.usage.input, run.reserved_nano_usd) == (80, 14, 0)
+
+
+async def test_a_provider_record_replaces_what_a_lost_gateway_estimated(wired):
+    a, settler = wired.author, wired.ledger.settler
+    await wired.add(a.requested(), a.started(), a.reserved("lost", cost=500), a.lost("lost", cost=300), a.tested())
+    before = wired.queries.costs("run").total
+    assert (before.cost_nano_usd, before.estimated_nano_usd, before.requests_failed) == (300, 300, 1)
+    move_to(wired, 61)
+    assert await settler.settle() == 0, "an estimate is no open reservation"
+    await settler.settle_from(record("lost", 70, input=9))
+    await wired.caught_up()
+    run, total = wired.queries.row(RUN), wired.queries.costs("run").total
+    assert (run.cost_nano_usd, run.usage.total) == (70, 9)
+    assert (total.cost_nano_usd, total.estimated_nano_usd, total.settled_nano_usd) == (70, 0, 70)
+    assert total.requests_failed == 0
+    await wired.add(a.lost("lost", cost=300), a.made("lost"))
+    assert wired.queries.row(RUN).cost_nano_usd == 10, "an outcome that turns up after all is better than any record"
+
+
+async def test_one_reservation_that_the_log_refuses_does_not_keep_the_others_open(wired):
+    a = wired.author
+    await wired.add(a.requested(), a.reserved("a"), a.reserved("b"), a.reserved("c"))
+    await wired.add(a.event(ev.RunCancelled, reason="enough"))
+    move_to(wired, 61)
+
+    class Picky(MemoryEventStore):
+        async def append(self, stream_id, events, expected=None):
+            if events[0].call_id == "b":
+                raise EventRefused("no")
+            return await wired.store.append(stream_id, events, expected)
+
+    settler = Settler(store=Picky(wired.clock), queries=wired.queries, clock=wired.clock, grace_s=60)
+    assert await settler.settle() == 2
+    await wired.caught_up()
+    assert [each.call_id for each in wired.queries.open_reservations()] == ["b"]
 
 
 async def test_a_reservation_of_a_run_that_nobody_requested_is_settled_too(wired):

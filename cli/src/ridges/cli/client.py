@@ -91,6 +91,11 @@ class LedgerClient:
             answer = self._call("GET", "/v1/reprice?" + _query({"price_list": price_list, "since": since}))
         return self._decode(answer, views.RepriceReport)
 
+    def settle(self, record: dict[str, object]) -> int:
+        """Settle a call from its provider's record; the position of the settlement in the log."""
+        answer = self._call("POST", "/v1/settlements", msgspec.json.encode(record))
+        return msgspec.json.decode(answer, type=dict[str, int])["position"]
+
     def run_pass(self, path: str) -> Iterator[views.PassProgress | views.PassResult]:
         """How far a pass over the log is, then its result."""
         try:

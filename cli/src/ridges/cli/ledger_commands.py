@@ -90,6 +90,38 @@ def reprice(
         _show_report(report)
 
 
+@ledger_app.command()
+def settle(
+    run: Annotated[str, typer.Argument(help="The run's id, whole.")],
+    call: Annotated[str, typer.Argument(help="The call's id, as `ridges ledger verify` or the run's events name it.")],
+    cost_usd: Annotated[str, typer.Option(metavar="USD", help="What the provider charged, decimal.")],
+    input_tokens: Annotated[int, typer.Option("--input", min=0, help="Input tokens that were not cached.")] = 0,
+    cached_input: Annotated[int, typer.Option(min=0, help="Cached input tokens.")] = 0,
+    output: Annotated[int, typer.Option(min=0, help="Output tokens without reasoning.")] = 0,
+    reasoning: Annotated[int, typer.Option(min=0, help="Reasoning tokens.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Charge a call that a crash cut off with what its provider says, in place of the maximum or the estimate."""
+    from ridges.cli import render
+    from ridges.cli.system import system_for_reading
+
+    record: dict[str, object] = {
+        "run_id": run,
+        "call_id": call,
+        "cost_usd": cost_usd,
+        "input": input_tokens,
+        "cached_input": cached_input,
+        "output": output,
+        "reasoning": reasoning,
+    }
+    with system_for_reading() as client:
+        position = client.settle(record)
+    if as_json:
+        render.json_document({"position": position})
+    else:
+        typer.echo(f"settled; the record stands at position {position}")
+
+
 def _run_pass(path: str, as_json: bool) -> None:
     from ridges.cli import render
     from ridges.cli.system import system_for_reading

@@ -258,6 +258,10 @@ class InferenceReserved(Event, frozen=True, kw_only=True, tag="InferenceReserved
     """What was asked for."""
 
 
+LOST = "(unknown)"
+"""Provider of a call whose gateway was lost while it waited: nobody knows whom it had asked."""
+
+
 class InferenceAttempt(msgspec.Struct, frozen=True, kw_only=True):
     """One request to one provider."""
 

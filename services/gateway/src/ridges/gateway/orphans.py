@@ -23,7 +23,6 @@ NEWEST_EVENTS = 20_000
 """How far back from the log's end is looked at start; older runs are looked at when they call."""
 BYTES_PER_TOKEN = 4
 """A reservation counts a prompt by its bytes."""
-PROVIDER = "(unknown)"
 
 
 class Orphans:
@@ -84,14 +83,14 @@ class Orphans:
         attempt = None
         if reserved.price is not None:
             attempt = ev.InferenceAttempt(
-                provider=PROVIDER,
+                provider=ev.LOST,
                 served_model=reserved.model,
                 outcome="abandoned",
                 latency_ms=0,
                 usage=usage,
                 usage_source="estimated",
                 price=reserved.price,
-                price_list=PROVIDER,
+                price_list=ev.LOST,
                 cost_nano_usd=cost,
                 detail="the gateway was lost during the call",
             )

@@ -1,18 +1,19 @@
 """Closes reservations that a crash left open: their run has ended, and no outcome of the call came for a while."""
 
 import asyncio
-from typing import Annotated
+from typing import Annotated, TypeGuard
 
 import msgspec
 import structlog
 from msgspec import Meta
 
 from ridges.chassis.ports import Clock, EventRefused, EventStore, EventStoreUnavailable
-from ridges.contracts.events import InferenceFailed, InferenceMade, InferenceReserved, InferenceSettled
+from ridges.contracts.events import AnyEvent, InferenceFailed, InferenceMade, InferenceReserved, InferenceSettled
 from ridges.contracts.money import nano_usd
 from ridges.contracts.usage import TokenUsage
 from ridges.ledger.domain import canonical_run_id, derived_event_id
 from ridges.ledger.errors import RequestRefused
+from ridges.ledger.projections.costs import is_estimate
 from ridges.ledger.queries import OpenReservation, Queries
 
 log = structlog.get_logger(__name__)
@@ -33,6 +34,10 @@ class ProviderRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     reasoning: Annotated[int, Meta(ge=0, le=10**12)] = 0
 
 
+def _is_outcome(event: AnyEvent) -> TypeGuard[InferenceMade | InferenceFailed]:
+    return isinstance(event, InferenceMade) or (isinstance(event, InferenceFailed) and not is_estimate(event))
+
+
 class Settler:
     """Appends InferenceSettled: from the provider's record where somebody brings one, else the reserved maximum.
 
@@ -48,7 +53,7 @@ class Settler:
         while True:
             try:
                 await self.settle()
-            except (EventStoreUnavailable, EventRefused) as error:
+            except EventStoreUnavailable as error:
                 log.warning("cannot settle open reservations now", error=str(error))
             await asyncio.sleep(INTERVAL_S)
 
@@ -60,18 +65,24 @@ class Settler:
             for reservation in self._queries.open_reservations()
             if (now - reservation.since).total_seconds() >= self._grace_s
         ]
+        settled = 0
         for reservation in due:
-            await self._store.append(reservation.run_id, [self._settled(reservation)])
+            try:
+                await self._store.append(reservation.run_id, [self._settled(reservation)])
+            except EventRefused:  # one that the log never takes must not keep the others open
+                log.exception("a reservation cannot be settled", run_id=reservation.run_id, call_id=reservation.call_id)
+                continue
+            settled += 1
             log.info(
                 "reservation settled with its maximum",
                 run_id=reservation.run_id,
                 call_id=reservation.call_id,
                 cost_nano_usd=reservation.reserved_nano_usd,
             )
-        return len(due)
+        return settled
 
     async def settle_from(self, record: ProviderRecord) -> int:
-        """Settle a call from its provider's record, also one that was settled with its maximum. Its position.
+        """Settle a call from its provider's record, in place of its maximum or of an estimate. Its position.
 
         Raises:
             RequestRefused: no such call, its outcome is known, or another record settled it.
@@ -97,7 +108,7 @@ class Settler:
             known = recorded.event
             if isinstance(known, InferenceReserved) and known.call_id == record.call_id:
                 reserved = known
-            elif isinstance(known, InferenceMade | InferenceFailed) and known.call_id == record.call_id:
+            elif _is_outcome(known) and known.call_id == record.call_id:
                 reason = f"the outcome of call {record.call_id} is in the log (position {recorded.position}): it stands"
                 raise RequestRefused(reason, status=409)
             elif isinstance(known, InferenceSettled) and known.id == event.id:

@@ -2,7 +2,8 @@
 
 A call is charged once: its first InferenceMade or InferenceFailed stands, a repeated outcome changes nothing.
 InferenceSettled charges a call whose outcome was lost. A provider's record replaces the maximum that was charged
-before it; an outcome that turns up after all replaces either.
+before it; an outcome that turns up after all replaces either. What a gateway only estimated, because it was lost
+during the call, stands like an outcome but gives way to a provider's record.
 """
 
 from array import array
@@ -13,9 +14,19 @@ from typing import Literal
 
 import msgspec
 
+from ridges.contracts.events import LOST
 from ridges.contracts.money import TOKENS_PER_PRICE
 from ridges.contracts.usage import TokenUsage
-from ridges.ledger.projections.slim import AttemptLike, Failed, Made, Refused, Reserved, Settled
+from ridges.ledger.projections.slim import (
+    AttemptLike,
+    Failed,
+    Made,
+    Refused,
+    Reserved,
+    Settled,
+    SlimAttempt,
+    slim_attempt,
+)
 
 SETTLED = "(settled)"
 """Stands for the provider of a settled call: nobody knows which one it was."""
@@ -24,6 +35,8 @@ UNATTRIBUTED = "(unattributed)"
 REFUSED = "(refused)"
 """Stands for the provider of a call that was refused before any provider was asked."""
 NO_MODEL = "(none)"
+ESTIMATE, RECORD = "estimate", "provider_record"
+"""Sources of a settlement."""
 
 AMOUNTS = (
     "requests",
@@ -58,19 +71,22 @@ class Cell:
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """What InferenceSettled charged, to be taken back if something better turns up."""
+    """What InferenceSettled or an estimate charged, to be taken back if something better turns up."""
 
     source: str
+    """Of InferenceSettled; or ``ESTIMATE``."""
     model: str
     day: str
     usage: TokenUsage
     cost_nano_usd: int
+    attempt: SlimAttempt | None = None
+    """Of an estimate."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A call that is not closed for good: reserved, or settled without its outcome."""
+    """A call that is not closed for good: reserved, settled without its outcome, or estimated by its lost gateway."""
 
-    status: Literal["reserved", "settled"]
+    status: Literal["reserved", "settled", "estimated"]
     attempt: int
     """Of the run, when it was reserved."""
     model: str
@@ -138,7 +154,12 @@ class Calls:
         call_id = event.call_id
         if call_id in self.closed:
             return None
+        if not answered and is_estimate(event):
+            return self._estimate(event, attempt)
         call = self.open.pop(call_id, None)
+        if call is not None and call.status == "estimated":
+            self.open[call_id] = call
+            return None
         change = Change(answered=answered)
         if call is not None:
             self.touched.add(call_id)
@@ -150,6 +171,31 @@ class Calls:
         self._charge(event, attempt, answered)
         usage = event.usage
         change.add(usage.input, usage.cached_input, usage.output, usage.reasoning, event.cost_nano_usd)
+        return change
+
+    def _estimate(self, event: Made | Failed, attempt: int) -> "Change | None":
+        """Charge what a lost gateway thinks that its call cost."""
+        call = self.open.get(event.call_id)
+        if call is not None and (call.status == "estimated" or (call.settled and call.settled.source == RECORD)):
+            return None
+        before = call or Call(status="reserved", attempt=attempt, model=event.model)
+        change = Change(released_nano_usd=before.open_nano_usd)
+        self._take_back(before, change)
+        [tried] = event.attempts
+        usage = event.usage
+        settled = Settlement(
+            source=ESTIMATE,
+            model=event.model,
+            day=day_of(event.time),
+            usage=TokenUsage(
+                input=usage.input, cached_input=usage.cached_input, output=usage.output, reasoning=usage.reasoning
+            ),
+            cost_nano_usd=event.cost_nano_usd,
+            attempt=tried if isinstance(tried, SlimAttempt) else slim_attempt(tried),
+        )
+        self.open[event.call_id] = msgspec.structs.replace(before, status="estimated", settled=settled)
+        self.touched.add(event.call_id)
+        self._add_settlement(before, settled, 1, change)
         return change
 
     def refuse(self, event: Refused, attempt: int) -> None:
@@ -217,9 +263,21 @@ class Calls:
             self._add_settlement(call, call.settled, -1, change)
 
     def _add_settlement(self, call: Call, settled: Settlement, sign: int, change: "Change") -> None:
-        key = (call.attempt, SETTLED, "", settled.model, settled.day, settled.source, "settled", 0)
-        sums = self._cell(key).sums
-        usage = settled.usage
+        usage, tried = settled.usage, settled.attempt
+        if tried is None:
+            key: CellKey = (call.attempt, SETTLED, "", settled.model, settled.day, settled.source, "settled", 0)
+            sums = self._cell(key).sums
+        else:
+            names = (tried.provider, tried.served_model, settled.model, settled.day, tried.price_list)
+            cell = self._cell((call.attempt, *names, "failed", 1))
+            sums = cell.sums
+            sums[REQUESTS_FAILED] += sign
+            change.failed += sign
+            kinds = (usage.input, usage.cached_input, usage.output, usage.reasoning)
+            by_kind = (tried.price.input, tried.price.cached_input, tried.price.output, tried.price.reasoning)
+            cell.usages.extend(sign * count for count in kinds)
+            for place, (count, price) in enumerate(zip(kinds, by_kind, strict=True), COST + 1):
+                sums[place] += sign * (count * price // TOKENS_PER_PRICE)
         amounts = [
             sign * amount
             for amount in (usage.input, usage.cached_input, usage.output, usage.reasoning, settled.cost_nano_usd)
@@ -238,11 +296,22 @@ class Calls:
 class Change:
     """What an event does to the sums of its run."""
 
-    __slots__ = ("answered", "cached_input", "cost_nano_usd", "input", "output", "reasoning", "released_nano_usd")
+    __slots__ = (
+        "answered",
+        "cached_input",
+        "cost_nano_usd",
+        "failed",
+        "input",
+        "output",
+        "reasoning",
+        "released_nano_usd",
+    )
 
     def __init__(self, *, answered: bool = False, released_nano_usd: int = 0) -> None:
         self.answered, self.released_nano_usd = answered, released_nano_usd
         self.input = self.cached_input = self.output = self.reasoning = self.cost_nano_usd = 0
+        self.failed = 0
+        """Failed calls that an estimate counts, or no longer counts."""
 
     def add(self, fresh: int, cached: int, output: int, reasoning: int, cost_nano_usd: int) -> None:
         self.input += fresh
@@ -252,11 +321,26 @@ class Change:
         self.cost_nano_usd += cost_nano_usd
 
 
+def is_estimate(event: Made | Failed) -> bool:
+    """Whether it is not an outcome but what a gateway estimates for a call that it lost in a crash."""
+    attempts = event.attempts
+    if len(attempts) != 1:
+        return False
+    [tried] = attempts
+    return (
+        tried.provider == LOST
+        and tried.outcome == "abandoned"
+        and tried.usage_source == "estimated"
+        and tried.cost_nano_usd == event.cost_nano_usd
+        and tried.usage == event.usage
+    )
+
+
 def _may_settle(call: Call | None, event: Settled) -> bool:
-    """Once; but a provider's record is better than the maximum."""
+    """Once; but a provider's record is better than the maximum or an estimate."""
     if call is None or call.settled is None:
         return True
-    return call.settled.source == "maximum" and event.source == "provider_record"
+    return call.settled.source != RECORD and event.source == RECORD
 
 
 def _add_attempt(sums: list[int], tried: AttemptLike, i: int, c: int, o: int, r: int) -> None:

@@ -203,6 +203,7 @@ def _failed(sheet: Sheet, event: ev.InferenceFailed | SlimFailed) -> None:
 def _settled(sheet: Sheet, event: ev.InferenceSettled) -> None:
     change = sheet.calls.settle(event, _attempt(sheet))
     if change is not None and sheet.record is not None:
+        sheet.record.requests_failed += change.failed
         _add(sheet.record, change)
 
 

@@ -7,7 +7,7 @@ import msgspec
 from ridges.contracts import codec
 from ridges.contracts import events as ev
 from ridges.contracts.lifecycle import ENDED, RunState
-from ridges.ledger.projections.costs import Calls
+from ridges.ledger.projections.costs import Calls, is_estimate
 from ridges.ledger.projections.fold import Fold, Sheet
 from ridges.ledger.projections.slim import (
     FinishedCalls,
@@ -73,7 +73,7 @@ class _Stream:
                 reserved = slim(event)
                 assert isinstance(reserved, SlimReserved)
                 self._reserved[event.call_id] = reserved
-            case ev.InferenceMade() | ev.InferenceFailed() if event.call_id in self._reserved:
+            case ev.InferenceMade() | ev.InferenceFailed() if self._finishes(event):
                 del self._reserved[event.call_id]
                 self._finished.add(event.call_id)
                 self._outcomes.append(event)
@@ -84,6 +84,10 @@ class _Stream:
                 else:
                     self._flush()
                     self.items.append(short)
+
+    def _finishes(self, event: ev.InferenceMade | ev.InferenceFailed) -> bool:
+        """Whether the call was reserved here and is closed for good, as an estimate is not."""
+        return event.call_id in self._reserved and not is_estimate(event)
 
     def finished(self) -> list[ReplayItem]:
         """What stands for the stream."""

@@ -4,7 +4,7 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-VERSION = 4
+VERSION = 5
 """Raise it when a table or the meaning of a column changes: the next start builds everything again from the log,
 while reads go on with what is there."""
 

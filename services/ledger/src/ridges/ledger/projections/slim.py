@@ -166,14 +166,15 @@ def slim(event: ev.AnyEvent) -> SlimEvent | None:
                 model=event.model,
                 cost_nano_usd=event.cost_nano_usd,
                 usage=_usage(event.usage),
-                attempts=tuple(map(_attempt, event.attempts)),
+                attempts=tuple(map(slim_attempt, event.attempts)),
             )
         case ev.InferenceRefused():
             return SlimRefused(run_id=event.run_id, time=event.time, model=event.model)
     return None
 
 
-def _attempt(attempt: ev.InferenceAttempt) -> SlimAttempt:
+def slim_attempt(attempt: ev.InferenceAttempt) -> SlimAttempt:
+    """What the tables take of an attempt."""
     price = attempt.price
     return SlimAttempt(
         provider=attempt.provider,
