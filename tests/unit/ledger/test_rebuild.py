@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import threading
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,7 +20,7 @@ from ridges.ledger.passes.rebuild import rebuild
 from ridges.ledger.passes.reporting import PassFailed
 from ridges.ledger.projections import apply
 from ridges.ledger.projections.apply import Projections
-from ridges.ledger.projections.compare import first_difference
+from ridges.ledger.projections.compare import Snapshots, first_difference
 from ridges.ledger.projections.schema import VERSION, open_projections
 
 
@@ -132,6 +133,28 @@ async def test_events_that_come_during_a_rebuild_are_neither_lost_nor_doubled(wi
     assert wired.queries.row(RUN).cost_nano_usd == 110 + 1500
     again = await result_of(wired.ledger.rebuilder.rebuild(verify=True))
     assert again.ok, again
+
+
+async def test_the_live_tables_go_on_while_they_are_compared(wired, monkeypatch):
+    await wired.add(*a_whole_run(wired.author))
+    comparing, go_on, compare = asyncio.Event(), threading.Event(), Snapshots.first_difference
+    loop = asyncio.get_running_loop()
+
+    def at_leisure(snapshots):
+        loop.call_soon_threadsafe(comparing.set)
+        assert go_on.wait(60)
+        return compare(snapshots)
+
+    monkeypatch.setattr(Snapshots, "first_difference", at_leisure)
+    rebuilding = asyncio.create_task(result_of(wired.ledger.rebuilder.rebuild(verify=True)))
+    await asyncio.wait_for(comparing.wait(), 60)
+    for number in range(20):
+        await wired.add(wired.author.made(f"meanwhile-{number}"))  # returns when the tables have it
+    assert wired.queries.row(RUN).cost_nano_usd == 110 + 200
+    go_on.set()
+    result = await rebuilding
+    assert (result.ok, result.events) == (True, 28), result
+    assert wired.queries.row(RUN).cost_nano_usd == 110 + 200
 
 
 async def test_one_rebuild_at_a_time(wired):

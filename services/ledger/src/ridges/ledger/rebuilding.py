@@ -13,7 +13,7 @@ from ridges.contracts.codec import UndecodableEvent
 from ridges.contracts.views import Finding, PassProgress, PassResult
 from ridges.ledger.errors import PassRunning, ProjectionStopped
 from ridges.ledger.projections.apply import Projections
-from ridges.ledger.projections.compare import first_difference
+from ridges.ledger.projections.compare import Snapshots
 from ridges.ledger.projections.schema import VERSION, open_projections, open_reader, remove, version_of
 from ridges.ledger.projector import BATCH_EVENTS, Projector
 from ridges.ledger.queries import Queries
@@ -50,6 +50,11 @@ class Rebuilder:
     def outdated(self) -> bool:
         """The tables are of another version: they can be read, but not continued."""
         return self._projector.held is not None
+
+    @property
+    def _following(self) -> bool:
+        """The live tables follow the log."""
+        return not self.outdated and self._projector.stopped is None
 
     async def upgrade(self) -> None:
         """Background work: bring tables of another version to this one; returns when that is done."""
@@ -105,11 +110,11 @@ class Rebuilder:
         fresh = Projections(open_projections(self._fresh_path))
         try:
             await self._approach(fresh)
+            difference = await self._difference(fresh) if verify else None
             async with self._projector.paused():
-                if not self.outdated and self._projector.stopped is None:
+                if self._following:
                     await self._catch_up(fresh, self._projector.position)
                 fresh.close()
-                difference = await self._difference() if verify else None
                 if difference is not None:
                     self._keep()
                 self._swap()
@@ -125,8 +130,7 @@ class Rebuilder:
         """Bring the fresh tables near the end of the log, and the live ones at least as far."""
         while (end := await self._store.last_position()) - fresh.position > NEAR_EVENTS:
             await self._catch_up(fresh, end)
-        following = not self.outdated and self._projector.stopped is None
-        if following and not await self._projector.reached(fresh.position, CAUGHT_UP_WITHIN_S):
+        if self._following and not await self._projector.reached(fresh.position, CAUGHT_UP_WITHIN_S):
             raise TimeoutError(f"the live tables did not reach position {fresh.position} in time")
 
     async def _catch_up(self, fresh: Projections, until: int) -> None:
@@ -142,10 +146,17 @@ class Rebuilder:
                 if recorded.position >= until:
                     return
 
-    async def _difference(self) -> str | None:
-        if self.outdated or self._projector.stopped is not None:
+    async def _difference(self, fresh: Projections) -> str | None:
+        """Compares both at one position, while the live tables go on; then the fresh ones follow them."""
+        if not self._following:
             return f"the live tables cannot be compared: {self._projector.held or self._projector.stopped}"
-        return await asyncio.to_thread(first_difference, self._path, self._fresh_path)
+        async with self._projector.paused():
+            await self._catch_up(fresh, self._projector.position)
+            snapshots = Snapshots(self._path, self._fresh_path)
+        with closing(snapshots):
+            difference = await asyncio.to_thread(snapshots.first_difference)
+        await self._approach(fresh)
+        return difference
 
     def _keep(self) -> None:
         with closing(sqlite3.connect(self._path)) as live, closing(sqlite3.connect(self._kept_path)) as kept:

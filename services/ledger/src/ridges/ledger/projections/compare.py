@@ -6,19 +6,32 @@ from itertools import zip_longest
 from pathlib import Path
 
 
-def first_difference(live: Path, rebuilt: Path) -> str | None:
-    """Names the first row and column that differ; None when every row of every table is the same."""
-    with closing(_reader(live)) as left, closing(_reader(rebuilt)) as right:
-        for connection in (left, right):
-            connection.execute("BEGIN")
-        tables = [_tables(connection) for connection in (left, right)]
+class Snapshots:
+    """Both files as they are when this is made, whatever is written to them later (in WAL mode)."""
+
+    def __init__(self, live: Path, rebuilt: Path) -> None:
+        self._left, self._right = _reader(live), _reader(rebuilt)
+
+    def first_difference(self) -> str | None:
+        """Names the first row and column that differ; None when every row is the same. May run in any one thread."""
+        tables = [_tables(connection) for connection in (self._left, self._right)]
         if tables[0] != tables[1]:
             return f"the live file has the tables {', '.join(tables[0])}, the rebuilt one {', '.join(tables[1])}"
         for table in tables[0]:
-            difference = _difference(left, right, table)
+            difference = _difference(self._left, self._right, table)
             if difference is not None:
                 return difference
-    return None
+        return None
+
+    def close(self) -> None:
+        self._left.close()
+        self._right.close()
+
+
+def first_difference(live: Path, rebuilt: Path) -> str | None:
+    """See ``Snapshots``; of files at rest."""
+    with closing(Snapshots(live, rebuilt)) as snapshots:
+        return snapshots.first_difference()
 
 
 def _difference(left: sqlite3.Connection, right: sqlite3.Connection, table: str) -> str | None:
@@ -50,6 +63,8 @@ def _tables(connection: sqlite3.Connection) -> list[str]:
 
 
 def _reader(path: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     connection.execute("PRAGMA query_only = ON")
+    connection.execute("BEGIN")
+    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # the first read is what the snapshot is of
     return connection
