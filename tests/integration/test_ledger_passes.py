@@ -12,9 +12,11 @@ from integration.ledger_process import LedgerProcess
 from integration.test_ledger_service import a_run, log_of
 from unit.ledger.samples import Author
 
+from ridges.chassis.blob_store import open_blob_store
 from ridges.chassis.jetstream.bulk import raw_events
 from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
+from ridges.ledger import archive
 
 
 @pytest.fixture
@@ -212,3 +214,36 @@ async def test_a_log_with_other_events_is_not_mixed_with_the_archive(ledger, nat
     result = await result_of(ledger, "/v1/admin/restore")
     assert not result["ok"]
     assert "not the log that was archived" in result["summary"]
+
+
+async def test_a_log_that_is_replaced_while_it_is_read_is_not_taken_for_the_first_one(nats_server):
+    last = await write(nats_server, Author(), range(2))
+    chunks = raw_events(Place(url=nats_server.url, name="test"), 0, last + 100)
+
+    def read_the_first():
+        count = 0
+        while count < last:
+            count += len(next(chunks))
+        return count
+
+    assert await asyncio.to_thread(read_the_first) == last
+    nats_server.kill9()
+    shutil.rmtree(nats_server.folder / "store")
+    nats_server.start()
+    await nats_server.migrate()
+    await write(nats_server, Author(), range(5, 9))
+    with pytest.raises(EventRefused, match="was replaced while it was read"):
+        await asyncio.to_thread(next, chunks)
+
+
+async def test_the_log_is_archived_by_itself_where_that_is_set(nats_server, tmp_path):
+    ledger = LedgerProcess(nats_server, tmp_path / "ledger", RIDGES_ARCHIVE_EVERY_S="0.2").start()
+    try:
+        last = await write(nats_server, Author(), range(2))
+        blobs = open_blob_store(ledger.blobs_url)
+        async with asyncio.timeout(60):
+            while not (sealed := await archive.segments(blobs)) or sealed[-1].last < last:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert (sealed[0].first, sum(segment.count for segment in sealed)) == (1, sealed[-1].last)
+    finally:
+        ledger.kill9()

@@ -40,6 +40,21 @@ async def test_a_batch_counts_what_its_runs_did(wired, http):
     problem(await http.get("/v1/batches/none"), 404)
 
 
+async def test_a_batch_is_cancelled_at_once_and_what_has_ended_stays(wired, http):
+    a, ids = wired.author, [f"{n}0000000-0000-4000-8000-000000000000" for n in range(4)]
+    await wired.add(*(a.requested(run_id, batch_id="night 1") for run_id in ids[:3]), a.requested(ids[3]))
+    await wired.add(a.started(ids[0]), a.patched(ids[0]), a.tested(ids[0]))
+    for _ in range(2):
+        answer = await http.post("/v1/batches/night%201/cancel", json={"reason": "too dear"})
+        assert answer.status_code == 202, answer.text
+        assert (answer.json()["runs"], answer.json()["ended"], answer.json()["resolved"]) == (3, 3, 1)
+    runs = [(await http.get(f"/v1/runs/{run_id}")).json() for run_id in ids]
+    states = {run["run_id"]: (run["state"], run["detail"]) for run in runs}
+    assert [states[run_id] for run_id in ids[1:3]] == [("error", "too dear")] * 2
+    assert (states[ids[0]][0], states[ids[3]][0]) == ("finished", "pending")
+    problem(await http.post("/v1/batches/none/cancel"), 404)
+
+
 async def test_a_run_of_a_batch_that_is_refused_is_named(http):
     body = {"batch_id": "b", "runs": [ASKED, ASKED | {"problem": "nope"}, ASKED]}
     assert "run 2 of 3 of batch 'b'" in problem(await http.post("/v1/batches", json=body), 404)

@@ -55,6 +55,15 @@ async def test_a_request_is_answered_with_the_run_and_can_be_read_at_once(http):
     assert listed["next_cursor"] is None
 
 
+async def test_the_results_of_the_hidden_tests_are_read_by_themselves(wired, http):
+    await wired.add(wired.author.requested())
+    assert (await http.get(f"/v1/runs/{RUN}/tests")).json() == []
+    await wired.add(wired.author.started(), wired.author.patched(), wired.author.tested())
+    found = (await http.get(f"/v1/runs/{RUN}/tests")).json()
+    assert found == (await http.get(f"/v1/runs/{RUN}")).json()["tests"] != []
+    problem(await http.get(f"/v1/runs/{OTHER_RUN}/tests"), 404)
+
+
 async def test_an_idempotency_key_makes_a_retry_the_same_run(http):
     first = await http.post("/v1/runs", json=BODY, headers={"Idempotency-Key": "k"})
     second = await http.post("/v1/runs", json=BODY, headers={"Idempotency-Key": "k"})

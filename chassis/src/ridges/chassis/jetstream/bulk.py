@@ -14,7 +14,7 @@ from uuid import uuid4
 import msgspec
 
 from ridges.chassis.jetstream.connection import Place
-from ridges.chassis.jetstream.streams import NS_PER_S
+from ridges.chassis.jetstream.streams import EPOCH, NS_PER_S
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.contracts.subjects import EVENTS_STREAM
 
@@ -46,13 +46,21 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
 
     Raises:
         EventStoreUnavailable: nothing came for half a minute.
-        EventRefused: this user may not read the log.
+        EventRefused: this user may not read the log, or it was replaced by another one meanwhile.
         NotForBulk: see there.
     """
     position, give_up = after, time.monotonic() + PATIENCE_S
+    epoch: str | None = None
     while position < until:
         try:
             with _Wire(place) as wire:
+                found = wire.epoch()
+                if epoch not in (None, found):
+                    raise EventRefused(
+                        f"the log at {place.url} was replaced while it was read (epoch {epoch} became {found}): "
+                        f"what was read up to position {position} means nothing there; begin again"
+                    )
+                epoch = found
                 for chunk in wire.follow(position + 1, until):
                     if chunk:
                         position = chunk[-1][0]
@@ -141,6 +149,11 @@ class _Wire:
                 return answer
             else:
                 self._refuse(line)
+
+    def epoch(self) -> str:
+        """Of the log; empty when it has none."""
+        config = self.api(f"STREAM.INFO.{EVENTS_STREAM}", {})["config"]
+        return str((config.get("metadata") or {}).get(EPOCH, ""))
 
     def follow(self, first: int, until: int) -> Iterator[list[RawEvent]]:
         name = f"bulk-{uuid4().hex}"

@@ -1,6 +1,7 @@
 """Composition root: wires the ledger and runs it."""
 
 from contextlib import AsyncExitStack
+from functools import partial
 from uuid import uuid4
 
 from litestar import Litestar
@@ -39,7 +40,7 @@ from ridges.ledger.routes.prices import price_routes
 from ridges.ledger.routes.run_files import run_file_routes
 from ridges.ledger.routes.runs import run_routes
 from ridges.ledger.routes.streams import stream_routes
-from ridges.ledger.running_passes import ChildPasses, Passes, ThreadPasses
+from ridges.ledger.running_passes import Archiver, ChildPasses, Passes, ThreadPasses
 from ridges.ledger.settings import LedgerSettings
 from ridges.ledger.settle import Settler
 from ridges.ledger.stream import Hub
@@ -81,6 +82,7 @@ class Ledger:
             projector=self.projector,
             passes=self.passes,
         )
+        self.archiver = Archiver(self.passes)
         self.settler = Settler(store=store, queries=queries, clock=clock, grace_s=config.settle_grace_s)
         self.price_lists = PriceLists(store=store, clock=clock)
         self.requests = RunRequests(
@@ -106,7 +108,7 @@ class Ledger:
                 *blob_routes(self._blobs),
                 *batch_routes(self.requests, self._queries, self.projector),
                 *price_routes(self.price_lists, self._queries),
-                *admin_routes(self.rebuilder, self.passes, self.settler),
+                *admin_routes(self.rebuilder, self.passes, self.archiver, self.settler),
                 *site_routes(self._queries, details),
                 *health_handlers(SERVICE, own | checks),
             ],
@@ -170,6 +172,8 @@ async def run() -> None:
 
         checks: dict[str, Check] = {"ingress": ingress.check}
         background = [ledger.projector.run, ledger.rebuilder.upgrade, ledger.settler.run, ingress.run]
+        if config.archive_every_s is not None:
+            background.append(partial(ledger.archiver.run, config.archive_every_s))
         if (relay := relay_of(store)) is not None:
             checks["relay"] = relay.check
             background.append(relay.run)

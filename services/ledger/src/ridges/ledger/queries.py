@@ -155,6 +155,14 @@ class Queries:
         """Batches, newest first; or the one."""
         return batch_rows(self._connection, batch_id)
 
+    def going_on(self, batch_id: str) -> list[str]:
+        """The runs of a batch that have not ended, oldest first."""
+        rows = self._connection.execute(
+            f"SELECT run_id FROM runs WHERE batch_id = ? AND {_NOT_ENDED} ORDER BY requested_position",  # noqa: S608
+            (batch_id, *_ENDED),
+        )
+        return [row[0] for row in rows]
+
     def price_lists(self) -> list[PriceListPublished]:
         """Every published price list, newest first."""
         rows = self._connection.execute("SELECT event FROM price_lists ORDER BY position DESC")

@@ -4,22 +4,26 @@ import asyncio
 import signal
 import sys
 from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Literal, Protocol
 
 import msgspec
+import structlog
 
 from ridges.chassis.jetstream.bulk import RawEvent
 from ridges.chassis.ports import Clock, EventStore, NamedBlobStore
 from ridges.contracts.codec import UndecodableEvent
 from ridges.contracts.views import PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
+from ridges.ledger.errors import PassRunning
 from ridges.ledger.passes.log_source import raw_of
 from ridges.ledger.passes.rebuild import rebuild
 from ridges.ledger.passes.reporting import Line, PassFailed, PassName
 from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
 from ridges.ledger.passes.verify import verify
+
+log = structlog.get_logger(__name__)
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
 Message = PassProgress | PassResult
@@ -56,6 +60,47 @@ class ChildPasses:
 
     def verify(self, *, blobs: bool) -> AsyncGenerator[Message, None]:
         return _child("verify", *([] if blobs else ["--no-blobs"]))
+
+
+class Archiver:
+    """Seals one at a time: two would write different segments in the same place."""
+
+    def __init__(self, passes: Passes) -> None:
+        self._passes = passes
+        self._running = False
+
+    async def archive(self) -> AsyncGenerator[Message, None]:
+        """See ``Passes.archive``.
+
+        Raises:
+            PassRunning: one is sealing already.
+
+        """
+        self.refuse_second()
+        self._running = True
+        try:
+            async with aclosing(self._passes.archive()) as messages:
+                async for message in messages:
+                    yield message
+        finally:
+            self._running = False
+
+    def refuse_second(self) -> None:
+        """Raises PassRunning while one runs."""
+        if self._running:
+            raise PassRunning("archive")
+
+    async def run(self, every_s: float) -> None:
+        """Seal again and again until cancelled; what fails is said and tried again the next time."""
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                async with aclosing(self.archive()) as messages:
+                    async for message in messages:
+                        if isinstance(message, PassResult):
+                            (log.info if message.ok else log.error)("archive", summary=message.summary)
+            except PassRunning:
+                log.debug("somebody archives already")
 
 
 class ThreadPasses:

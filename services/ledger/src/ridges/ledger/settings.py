@@ -47,6 +47,8 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Role read: may only read."""
     settle_grace_s: Annotated[float, Meta(ge=0)] = 60.0
     """How long after a run's end a reservation without an outcome is settled with its maximum."""
+    archive_every_s: Annotated[float, Meta(gt=0)] | None = None
+    """Seal what is new into the archive this often; default: only when asked (`ridges ledger archive`)."""
     log_format: Literal["json", "console"] = "json"
     """Form of the log on stderr."""
     log_level: str = "info"

@@ -14,7 +14,7 @@ from ridges.contracts.views import PassProgress, PassResult
 from ridges.ledger.rebuilding import Rebuilder
 from ridges.ledger.routes.failures import failures
 from ridges.ledger.routes.guard import ADMIN
-from ridges.ledger.running_passes import Message, Passes, Source
+from ridges.ledger.running_passes import Archiver, Message, Passes, Source
 from ridges.ledger.settle import ProviderRecord, Settler
 
 MESSAGES = {
@@ -27,7 +27,7 @@ MESSAGES = {
 }
 
 
-def admin_routes(rebuilder: Rebuilder, passes: Passes, settler: Settler) -> list[HTTPRouteHandler]:
+def admin_routes(rebuilder: Rebuilder, passes: Passes, archiver: Archiver, settler: Settler) -> list[HTTPRouteHandler]:
     """The routes."""
 
     @post(
@@ -58,11 +58,12 @@ def admin_routes(rebuilder: Rebuilder, passes: Passes, settler: Settler) -> list
         operation_id="archive",
         tags=["admin"],
         summary="Seal what is not sealed yet into the archive in the blob store",
-        responses=MESSAGES,
+        responses=MESSAGES | failures(409),
         opt=ADMIN,
     )
     async def archive() -> ServerSentEvent:
-        return ServerSentEvent(_events(passes.archive()))
+        archiver.refuse_second()
+        return ServerSentEvent(_events(archiver.archive()))
 
     @post(
         "/v1/admin/restore",

@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, JSONBody
 from msgspec import Meta
 
-from ridges.contracts.requests import RequestRun
+from ridges.contracts.requests import CancelRun, RequestRun
 from ridges.contracts.views import BatchRow
 from ridges.ledger.domain import run_id_for
 from ridges.ledger.errors import ProjectionBehind, RequestRefused
@@ -17,7 +17,7 @@ from ridges.ledger.handlers import RunRequests
 from ridges.ledger.projector import Projector
 from ridges.ledger.queries import Queries
 from ridges.ledger.routes.failures import failures
-from ridges.ledger.routes.runs import VISIBLE_WITHIN_S
+from ridges.ledger.routes.runs import VISIBLE_WITHIN_S, CancelReason
 
 MAX_BATCH_BYTES = 64 * 1024 * 1024
 MAX_RUNS = 1_000
@@ -81,4 +81,23 @@ def batch_routes(requests: RunRequests, queries: Queries, projector: Projector) 
     async def show_batch(batch_id: FromPath[str]) -> BatchRow:
         return the_batch(batch_id)
 
-    return [create_batch, list_batches, show_batch]
+    @post(
+        "/v1/batches/{batch_id:str}/cancel",
+        operation_id="cancel_batch",
+        status_code=202,
+        tags=["batches"],
+        summary="End every run of a batch that goes on; those that have ended stay as they are",
+        responses=failures(400, 404, 422, 503),
+    )
+    async def cancel_batch(batch_id: FromPath[str], data: JSONBody[CancelReason | None] = None) -> BatchRow:
+        the_batch(batch_id)
+        why = data or CancelReason()
+        position, run_id = 0, ""
+        for run_id in queries.going_on(batch_id):
+            asked = CancelRun(run_id=run_id, reason=why.reason, cancelled_by=why.cancelled_by)
+            position = max(position, (await requests.cancel_run(asked)).position)
+        if not await projector.reached(position, VISIBLE_WITHIN_S):
+            raise ProjectionBehind(run_id, position, projector.position, projector.stopped)
+        return the_batch(batch_id)
+
+    return [create_batch, list_batches, show_batch, cancel_batch]

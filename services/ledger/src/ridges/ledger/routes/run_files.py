@@ -4,6 +4,7 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 
+from ridges.contracts.events import TestResult
 from ridges.contracts.views import EventRow
 from ridges.ledger.details import RunDetails
 from ridges.ledger.queries import Queries
@@ -58,7 +59,17 @@ def run_file_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHand
     async def evaluation_log(run_id: FromPath[str]) -> Response[bytes]:
         return _text(await details.evaluation_log(queries.resolve(run_id)), "text/plain")
 
-    return [events, patch, agent_log, evaluation_log]
+    @get(
+        "/v1/runs/{run_id:str}/tests",
+        operation_id="run_tests",
+        tags=["runs"],
+        summary="The result of each hidden test; none before they have finished",
+        responses=failures(404, 409),
+    )
+    async def tests(run_id: FromPath[str]) -> tuple[TestResult, ...]:
+        return (await details.detail(queries.resolve(run_id))).tests
+
+    return [events, patch, agent_log, evaluation_log, tests]
 
 
 def _text(content: bytes, media_type: str) -> Response[bytes]:
