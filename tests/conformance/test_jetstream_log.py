@@ -156,6 +156,15 @@ class TestWrongLog:
             async with opened(nats_server):
                 pass
 
+    async def test_a_log_of_another_epoch_than_configured_is_refused(self, nats_server):
+        async with opened(nats_server) as store:
+            epoch = store.epoch
+        with pytest.raises(LogMismatch, match=f"has the epoch {epoch}, RIDGES_LOG_EPOCH says another"):
+            async with opened(nats_server, log_epoch="another"):
+                pass
+        async with opened(nats_server, log_epoch=epoch) as store:
+            await store.ping()
+
     async def test_a_log_that_was_replaced_ends_the_service_with_the_reason(self, nats_server):
         async def serve():
             async with opened(nats_server) as store:

@@ -26,6 +26,7 @@ async def open_event_store(
     relay_user: str | None = None,
     relay_password: str | None = None,
     allow_lossy: bool = False,
+    log_epoch: str | None = None,
 ) -> AsyncIterator[OpenedEventStore]:
     """The log of record: KurrentDB when ``event_store_url`` names one, else the stream EVENTS on NATS itself.
 
@@ -38,7 +39,13 @@ async def open_event_store(
     """
     if event_store_url is None:
         async with jetstream.open_event_store(
-            nats_url, name=name, monitor_url=monitor_url, user=user, password=password, allow_lossy=allow_lossy
+            nats_url,
+            name=name,
+            monitor_url=monitor_url,
+            user=user,
+            password=password,
+            allow_lossy=allow_lossy,
+            log_epoch=log_epoch,
         ) as store:
             yield store
         return
@@ -59,6 +66,7 @@ async def open_event_store(
         relay_user=relay_user,
         relay_password=relay_password,
         allow_lossy=allow_lossy,
+        log_epoch=log_epoch,
     ) as kurrent_store:
         yield kurrent_store
 

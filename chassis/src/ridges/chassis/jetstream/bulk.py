@@ -50,15 +50,15 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
         NotForBulk: see there.
     """
     position, give_up = after, time.monotonic() + PATIENCE_S
-    epoch: str | None = None
+    epoch = place.log_epoch
     while position < until:
         try:
             with _Wire(place) as wire:
                 found = wire.epoch()
                 if epoch not in (None, found):
                     raise EventRefused(
-                        f"the log at {place.url} was replaced while it was read (epoch {epoch} became {found}): "
-                        f"what was read up to position {position} means nothing there; begin again"
+                        f"the log at {place.url} has the epoch {found} instead of {epoch}: it is another one, or was "
+                        f"replaced while it was read. What was read up to position {position} means nothing there"
                     )
                 epoch = found
                 for chunk in wire.follow(position + 1, until):

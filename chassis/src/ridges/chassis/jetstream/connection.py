@@ -40,6 +40,8 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     password: str | None = None
     allow_lossy: bool = False
     log_of_record: str = RECORDED_HERE
+    log_epoch: str | None = None
+    """The log must have this epoch; default: any, as long as it stays the same."""
 
 
 class Connection:
@@ -244,6 +246,11 @@ class Connection:
         epoch = await verified_epoch(
             self.api, place.monitor_url, allow_lossy=place.allow_lossy, log_of_record=place.log_of_record
         )
+        if place.log_epoch not in (None, epoch):
+            raise LogMismatch(
+                f"the log at {place.url} has the epoch {epoch}, RIDGES_LOG_EPOCH says {place.log_epoch}: it is another "
+                "log, or was started anew; mend RIDGES_NATS_URL, or the setting when that was meant"
+            )
         if self._also_verify is not None:
             await self._also_verify(epoch)
         return epoch

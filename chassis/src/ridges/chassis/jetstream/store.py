@@ -155,6 +155,7 @@ async def open_event_store(
     user: str | None = None,
     password: str | None = None,
     allow_lossy: bool = False,
+    log_epoch: str | None = None,
 ) -> AsyncIterator[JetStreamEventStore]:
     """The event store. Enters within half a second also when the server is not up yet, and goes on trying.
 
@@ -165,7 +166,15 @@ async def open_event_store(
         LogMismatch: at once or later, when the log is not the configured one: out of every call, and the body of the
             ``async with`` is cancelled, so that a service ends with the reason.
     """
-    place = Place(url=url, name=name, monitor_url=monitor_url, user=user, password=password, allow_lossy=allow_lossy)
+    place = Place(
+        url=url,
+        name=name,
+        monitor_url=monitor_url,
+        user=user,
+        password=password,
+        allow_lossy=allow_lossy,
+        log_epoch=log_epoch,
+    )
     async with opened(Connection(place)) as store:
         yield store
 

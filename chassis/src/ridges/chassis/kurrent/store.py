@@ -124,6 +124,7 @@ async def open_kurrent_store(
     relay_user: str | None = None,
     relay_password: str | None = None,
     allow_lossy: bool = False,
+    log_epoch: str | None = None,
 ) -> AsyncIterator[KurrentEventStore]:
     """The event store. Like ``jetstream.open_event_store``; both servers are waited for.
 
@@ -142,6 +143,7 @@ async def open_kurrent_store(
         password=password,
         allow_lossy=allow_lossy,
         log_of_record=RECORDED_IN_KURRENTDB,
+        log_epoch=log_epoch,
     )
     check = MirrorCheck(kurrent)
     connection = Connection(place, also_verify=check.verify)

@@ -122,6 +122,7 @@ async def _main() -> None:
                 user=config.nats_user,
                 password=config.nats_password,
                 allow_lossy=config.allow_lossy_log,
+                log_epoch=config.log_epoch,
             )
         )
         evaluator = Evaluator(config, store=store, blobs=blobs, clock=SystemClock())

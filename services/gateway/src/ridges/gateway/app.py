@@ -153,6 +153,7 @@ async def serve_gateway(settings: GatewaySettings) -> None:
                 user=settings.nats_user,
                 password=settings.nats_password,
                 allow_lossy=settings.allow_lossy_log,
+                log_epoch=settings.log_epoch,
             )
         )
         gateway = wire_gateway(

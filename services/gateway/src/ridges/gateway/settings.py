@@ -26,6 +26,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Password for NATS."""
     event_store_url: str | None = None
     """KurrentDB, where it is the log of record (kurrentdb://…); NATS then mirrors it. Default: NATS is the log."""
+    log_epoch: str | None = None
+    """The epoch that the log must have: another log, or one that was started anew, is refused. Default: any."""
     allow_lossy_log: bool = False
     """Run although the log may lose acknowledged events in a power cut."""
     http_host: str = "127.0.0.1"

@@ -147,6 +147,7 @@ async def run() -> None:
                 relay_user=config.nats_relay_user,
                 relay_password=config.nats_relay_password,
                 allow_lossy=config.allow_lossy_log,
+                log_epoch=config.log_epoch,
             )
         )
         path = config.state_dir / TABLES

@@ -29,6 +29,8 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Password of that user."""
     event_store_url: str | None = None
     """KurrentDB, where it is the log of record (kurrentdb://…); NATS then mirrors it. Default: NATS is the log."""
+    log_epoch: str | None = None
+    """The epoch that the log must have: another log, or one that was started anew, is refused. Default: any."""
     allow_lossy_log: bool = False
     """Accept a server that may lose acknowledged events in a power cut."""
     blobs_url: str

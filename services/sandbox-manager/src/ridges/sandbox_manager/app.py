@@ -76,6 +76,7 @@ async def _main() -> None:
                     user=chosen.nats_user,
                     password=chosen.nats_password,
                     allow_lossy=chosen.allow_lossy_log,
+                    log_epoch=chosen.log_epoch,
                 )
             )
             service = await resources.enter_async_context(build(chosen, installation, store))

@@ -36,6 +36,8 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """NATS password."""
     event_store_url: str | None = None
     """KurrentDB, where it is the log of record (kurrentdb://…); NATS then mirrors it. Default: NATS is the log."""
+    log_epoch: str | None = None
+    """The epoch that the log must have: another log, or one that was started anew, is refused. Default: any."""
     allow_lossy_log: bool = False
     """Run although the server may lose acknowledged events at a power cut."""
     http_host: str = "127.0.0.1"

@@ -56,6 +56,7 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
         user=config.nats_user,
         password=config.nats_password,
         allow_lossy=config.allow_lossy_log,
+        log_epoch=config.log_epoch,
         log_of_record=RECORDED_IN_KURRENTDB if config.event_store_url else RECORDED_HERE,
     )
     store = open_blob_store(config.blobs_url)
