@@ -28,6 +28,24 @@ CLOCK = SystemClock()
 USAGE = {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}
 MESSAGES = [{"role": "user", "content": "Say hello."}]
 START_TIMEOUT_S = 20
+LOGPROBS = {"content": [{"token": "a", "logprob": -0.1, "bytes": [97], "top_logprobs": []}]}
+EXTRA = {
+    "id": "x",
+    "object": "chat.completion",
+    "system_fingerprint": "fp_1",
+    "choices": [
+        {"index": n, "message": {"role": "assistant", "content": "a", "annotations": []}, "finish_reason": "stop"}
+        | {"logprobs": LOGPROBS, "native_finish_reason": "eos"}
+        for n in (0, 1)
+    ],
+    "usage": USAGE | {"cost": 0.1},
+    "unheard_of": [{"a": None}],
+}
+"""An answer with all that some provider adds."""
+EXTRA_CHUNK = {
+    "choices": [{"index": 0, "delta": {"content": "a", "thinking": "hm"}, "logprobs": LOGPROBS, "finish_reason": None}],
+    "unheard_of": [{"a": None}],
+}
 
 
 class MockProvider:
@@ -42,6 +60,8 @@ class MockProvider:
         self.sick = False
         self.lost = threading.Event()
         """Set when a caller went away in the middle of a slow answer."""
+        self.lost_at = 0.0
+        """When that was noticed, monotonic."""
         owner = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -56,6 +76,7 @@ class MockProvider:
                 try:
                     owner.answer(self, body)
                 except (BrokenPipeError, ConnectionResetError):
+                    owner.lost_at = time.monotonic()
                     owner.lost.set()
                 finally:
                     owner.open -= 1
@@ -84,6 +105,8 @@ class MockProvider:
             return reply(http, 500, {"error": {"message": "in vain"}})
         if does == "garbage":
             return reply(http, 200, "<html>")
+        if does == "extra" and not body.get("stream"):
+            return reply(http, 200, EXTRA)
         if does == "halfway":
             return self.break_off(http, streamed=bool(body.get("stream")))
         if does in ("slow", "sick"):
@@ -135,6 +158,11 @@ class MockProvider:
             http.wfile.write(b": still thinking\n\n")
             http.wfile.flush()
             self.wait_unless_left(http, 30)
+        if does == "extra":
+            ends = [{"index": index, "delta": {}, "finish_reason": "stop"} for index in (0, 1)]
+            http.wfile.write(event(EXTRA_CHUNK) + event({"choices": ends}))
+            http.wfile.write(event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n")
+            return
         for text in ("Hello", " there"):
             http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}))
         http.wfile.flush()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -10,6 +11,8 @@ import openai
 import pytest
 from integration.gateway_world import (
     CANARY_KEY,
+    EXTRA,
+    EXTRA_CHUNK,
     MESSAGES,
     TOKEN_KEY,
     GatewayProcess,
@@ -29,21 +32,34 @@ TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 # --- limits -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
-def test_fifty_parallel_calls_do_not_overshoot(start, log, mock, replicas):
-    gateways = [start(mock_config(mock.url, "ok")) for _ in range(replicas)]
-    each = 20 * 1_500 + 10 * 4_000
-    limit = 6_000_000 + 10 * each
-    run_id = log.new_run(max_cost_nano_usd=limit, max_concurrency=100)
-    with ThreadPoolExecutor(50) as pool:
-        replies = list(pool.map(lambda number: ask(gateways[number % replicas], run_id), range(50)))
-    assert {reply.status_code for reply in replies} <= {200, 429}
-    held, most = {}, 0
-    for event in log.events(run_id, ev.InferenceReserved, ev.InferenceMade, ev.InferenceFailed):
-        held[event.call_id] = event.cost_nano_usd
-        most = max(most, sum(held.values()))
-    assert most <= limit, "used and reserved together stay within the budget at every moment"
-    assert len(log.events(run_id, ev.InferenceMade)) == [reply.status_code for reply in replies].count(200) > 10
+LIMITS = {
+    "cost": ({"max_cost_nano_usd": 7_000_000}, lambda event: event.cost_nano_usd),
+    "requests": ({"max_requests": 30}, lambda _: 1),
+    "tokens": (
+        {"max_tokens": 4_000},
+        lambda event: event.tokens if isinstance(event, ev.InferenceReserved) else event.usage.total,
+    ),
+    "concurrency": ({"max_concurrency": 7}, lambda event: isinstance(event, ev.InferenceReserved)),
+}
+
+
+@pytest.mark.timeout(180)
+def test_two_hundred_parallel_calls_through_two_replicas_stay_within_each_limit(start, log, mock):
+    """Used and reserved together, at every moment in the log."""
+    gateways = [start(mock_config(mock.url, "ok", "slow 0.2", extra="max_concurrency = 500")) for _ in range(2)]
+    for kind, (limits, weight) in LIMITS.items():
+        run_id = log.new_run(**({"max_cost_nano_usd": 10**12, "max_concurrency": 500} | limits))
+        model = "slow-0.2" if kind == "concurrency" else "ok"
+        with ThreadPoolExecutor(200) as pool:
+            replies = list(pool.map(lambda n, run=run_id, m=model: ask(gateways[n % 2], run, m), range(200)))
+        assert {reply.status_code for reply in replies} == {200, 429}, kind
+        held, most = {}, 0
+        for event in log.events(run_id, ev.InferenceReserved, ev.InferenceMade, ev.InferenceFailed):
+            held[event.call_id] = weight(event)
+            most = max(most, sum(held.values()))
+        assert most <= next(iter(limits.values())), kind
+        answered = [reply.status_code for reply in replies].count(200)
+        assert len(log.events(run_id, ev.InferenceMade)) == answered > 5, kind
 
 
 def test_the_budget_can_be_used_to_its_end_and_then_says_so(start, log, mock):
@@ -106,12 +122,21 @@ def test_another_provider_of_the_same_model_answers(start, log, mock, bad, strea
 # --- endings ------------------------------------------------------------------------------------------------------
 
 
+CLOSED_WITHIN_S = 2.0
+"""The claim is 0.1 s, which bench/gateway/caller_gone.py measures; a busy machine gets more."""
+
+
+def seconds_until_lost(mock, left_at):
+    assert mock.lost.wait(20)
+    return mock.lost_at - left_at
+
+
 def test_a_buffered_caller_that_leaves_frees_the_provider_at_once(start, log, mock):
     gateway = start(mock_config(mock.url, "slow 20"))
     run_id = log.new_run()
     with gateway.client(run_id) as client, pytest.raises(httpx.ReadTimeout):
         client.post("/v1/chat/completions", json={"model": "slow-20", "messages": MESSAGES}, timeout=0.3)
-    assert mock.lost.wait(5)
+    assert seconds_until_lost(mock, time.monotonic()) < CLOSED_WITHIN_S
     (failed,) = eventually(lambda: log.events(run_id, ev.InferenceFailed))
     assert (failed.status, failed.attempts[0].outcome, failed.attempts[0].usage_source) == (
         499,
@@ -126,7 +151,7 @@ def test_a_streaming_caller_that_leaves_pays_for_what_came(start, log, mock):
     body = {"model": "hang", "messages": MESSAGES, "stream": True}
     with gateway.client(run_id) as client, client.stream("POST", "/v1/chat/completions", json=body) as reply:
         next(reply.iter_bytes())
-    assert mock.lost.wait(5)
+    assert seconds_until_lost(mock, time.monotonic()) < CLOSED_WITHIN_S
     (failed,) = eventually(lambda: log.events(run_id, ev.InferenceFailed))
     assert (failed.status, failed.attempts[0].outcome, failed.usage.output) == (499, "abandoned", 2)
 
@@ -385,6 +410,43 @@ def test_the_openai_package_works_unmodified(start, log, mock):
     assert len({event.cost_nano_usd for event in made if event.model == "ok"}) == 1, (
         "streamed and buffered cost the same"
     )
+
+
+ASKED = {
+    "messages": [
+        {"role": "system", "content": "s", "name": "n"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "what is this?"},
+                {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
+            ],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [{"id": "c", "type": "function", "function": {}}]},
+        {"role": "tool", "tool_call_id": "c", "content": "\u00e9\u4f60\U0001f600"},
+    ],
+    "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}},
+    "n": 2,
+    "stop": ["a", "b"],
+    "seed": 12345678901234567890,
+    "temperature": 0.30000000000000004,
+    "logit_bias": {"50256": -100},
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$defs": {"a": {}}, "anyOf": []}}}],
+    "unheard_of": {"deep": [1, None, {"x": True}]},
+}
+
+
+def test_what_is_asked_and_answered_passes_untouched_both_ways(start, log, mock):
+    gateway = start(mock_config(mock.url, "extra"))
+    run_id = log.new_run()
+    reply = chat(gateway, run_id, "extra", **ASKED)
+    assert mock.bodies[-1] == ASKED | {"model": "extra"}
+    assert reply.json() == EXTRA
+    text = chat(gateway, run_id, "extra", **ASKED, stream=True).text
+    assert mock.bodies[-1] == ASKED | {"model": "extra", "stream": True, "stream_options": {"include_usage": True}}
+    first, *_, last = [json.loads(line.removeprefix("data: ")) for line in text.split("\n\n")[:-2]]
+    assert first == {"id": "x", "object": "chat.completion.chunk", "created": 0} | EXTRA_CHUNK
+    assert [choice["index"] for choice in last["choices"]] == [0, 1]
 
 
 def test_the_openai_package_stops_at_once_when_the_budget_is_spent(start, log, mock):

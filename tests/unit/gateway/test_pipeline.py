@@ -160,23 +160,68 @@ async def test_absent_usage_is_estimated_and_marked():
 
 
 @pytest.mark.parametrize("gateways", [1, 2])
-async def test_fifty_parallel_calls_never_overshoot(gateways):
+async def test_two_hundred_parallel_calls_never_overshoot(gateways):
     """A budget for about ten calls: whatever the order, used stays within it, and it is used up."""
     usage = completion(prompt=40, output=1_000)
     script = ScriptedProvider(lambda _: usage)
     each = cost_nano_usd(TokenUsage(input=40, output=1_000), PRICE)
     async with World((provider(), script)).running(gateways) as world:
-        run_id = await world.run(max_cost_nano_usd=10 * each, max_concurrency=100)
+        run_id = await world.run(max_cost_nano_usd=10 * each, max_concurrency=300)
         replies = await asyncio.gather(
-            *(ask(world, run_id, chat(), number % gateways) for number in range(50)), return_exceptions=True
+            *(ask(world, run_id, chat(), number % gateways) for number in range(200)), return_exceptions=True
         )
         made = await world.events(run_id, ev.InferenceMade)
         used, most = await world.pipeline.spending_of(run_id)
     refusals = [reply for reply in replies if reply != "hi"]
     assert all(isinstance(refusal, errors.CostLimitReached) for refusal in refusals)
-    assert len(made) == 50 - len(refusals)
+    assert len(made) == 200 - len(refusals)
     assert sum(event.cost_nano_usd for event in made) == used <= most
     assert used > most - 2 * each, "honest agents can use the budget to the end"
+
+
+def most_at_once(events, weight):
+    """The largest sum of the weights of what is held or used at any moment in the log."""
+    held, most = {}, 0
+    for event in events:
+        held[event.call_id] = weight(event)
+        most = max(most, sum(held.values()))
+    return most
+
+
+LIMITS = {
+    "cost": (
+        {"max_cost_nano_usd": 4_500_000},
+        lambda event: event.cost_nano_usd,
+        errors.CostLimitReached,
+    ),
+    "requests": ({"max_requests": 30}, lambda _: 1, errors.RequestLimitReached),
+    "tokens": (
+        {"max_tokens": 2_000},
+        lambda event: event.tokens if isinstance(event, ev.InferenceReserved) else event.usage.total,
+        errors.TokenLimitReached,
+    ),
+    "concurrency": (
+        {"max_concurrency": 7},
+        lambda event: isinstance(event, ev.InferenceReserved),
+        errors.TooManyCalls,
+    ),
+}
+
+
+@pytest.mark.parametrize("gateways", [1, 2])
+@pytest.mark.parametrize("kind", LIMITS)
+async def test_of_two_hundred_parallel_calls_none_gets_beyond_a_limit(kind, gateways):
+    """Used and reserved together, at every moment in the log, through one gateway or two."""
+    limits, weight, refusal = LIMITS[kind]
+    async with World((provider(max_concurrency=500), ScriptedProvider(lambda _: 0.01))).running(gateways) as world:
+        run_id = await world.run(**({"max_concurrency": 500} | limits))
+        replies = await asyncio.gather(
+            *(ask(world, run_id, chat(), number % gateways) for number in range(200)), return_exceptions=True
+        )
+        events = await world.events(run_id, ev.InferenceReserved, ev.InferenceMade)
+    assert most_at_once(events, weight) <= next(iter(limits.values()))
+    assert {type(reply) for reply in replies} == {str, refusal}
+    assert replies.count("hi") == sum(isinstance(event, ev.InferenceMade) for event in events) > 5
 
 
 @pytest.mark.parametrize("gateways", [1, 2])

@@ -1,7 +1,7 @@
 """Calls with an ``Idempotency-Key``: the same key of a run is one call, one bill, equal answers, also after a restart.
 
 Calls without a key pass through. The log knows the keys (InferenceReserved) and where the answers are (InferenceMade).
-A call that failed frees its key: asking again is a new call. A keyed call goes on when its caller leaves (ADR 19), so
+A call that failed frees its key: asking again is a new call. A keyed call goes on when its caller leaves (ADR 23), so
 that asking again gets its answer.
 """
 
