@@ -4,6 +4,7 @@ import base64
 import json
 
 import httpx
+import msgspec
 import pytest
 from unit.ledger.samples import AGENT, OTHER_RUN, RUN, wired_ledger
 
@@ -133,6 +134,17 @@ async def test_a_finished_run_shows_everything(wired, http):
         "PatchProduced",
         "TestsFinished",
     ]
+
+
+async def test_the_end_of_a_lost_attempts_log_can_be_read(wired, http):
+    a = wired.author
+    for content in (b"patch", b"second", b"end of the first"):
+        await wired.blobs.put(content, "text/plain")
+    again = msgspec.structs.replace(a.started(attempt=2), previous_log=ref_to(b"end of the first", "text/plain"))
+    await wired.add(a.requested(), a.started(attempt=1), again, a.patched(attempt=2, patch=b"patch", log=b"second"))
+    for query, content in (("", b"second"), ("?attempt=2", b"second"), ("?attempt=1", b"end of the first")):
+        assert (await http.get(f"/v1/runs/{RUN}/log{query}")).content == content
+    assert "no log of attempt 3" in problem(await http.get(f"/v1/runs/{RUN}/log?attempt=3"), 404)
 
 
 async def test_what_a_run_does_not_have_is_404_and_says_so(wired, http):

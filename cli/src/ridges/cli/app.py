@@ -137,11 +137,12 @@ def show(run_id: RunId, as_json: AsJson = False) -> None:
 def logs(
     run_id: RunId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the agent ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="One that is over; of a lost one the end.")] = None,
 ) -> None:
     """Print an agent's log, also while the agent runs."""
     from ridges.cli import logs_command
 
-    logs_command.show_log(run_id, follow)
+    logs_command.show_log(run_id, follow, attempt)
 
 
 @app.command()

@@ -58,8 +58,9 @@ class LedgerClient:
     def events(self, run_id: str) -> list[views.EventRow]:
         return self._decode(self._call("GET", f"{_path_of(run_id)}/events"), list[views.EventRow])
 
-    def log(self, run_id: str) -> str:
-        return self._call("GET", f"{_path_of(run_id)}/log").decode("utf-8", "replace")
+    def log(self, run_id: str, attempt: int | None = None) -> str:
+        query = "" if attempt is None else f"?attempt={attempt}"
+        return self._call("GET", f"{_path_of(run_id)}/log{query}").decode("utf-8", "replace")
 
     def cancel(self, run_id: str, reason: str) -> views.RunDetail:
         body = msgspec.json.encode({"reason": reason})

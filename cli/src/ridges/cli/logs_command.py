@@ -21,9 +21,12 @@ POLL_S = 10.0
 PAUSE_S = 0.5
 
 
-def show_log(run: str, follow: bool) -> None:
-    """Prints the log; with ``follow`` until the agent ended."""
+def show_log(run: str, follow: bool, attempt: int | None = None) -> None:
+    """Prints the log, with ``follow`` until the agent ended; or that of an attempt that is over."""
     with system_for_reading() as client:
+        if attempt is not None:
+            render.agent_log(client.log(run, attempt))
+            return
         detail = client.run(run)
         told = _tell_live(client, detail, follow) if detail.state in AGENT_NOT_ENDED else ""
         detail = client.run(detail.run_id)

@@ -1,8 +1,11 @@
 """What a run left: its full view with the patch, its logs, its events."""
 
+from collections.abc import Iterable
+
 import structlog
 
 from ridges.chassis.ports import BlobMissing, BlobStore, EventStore
+from ridges.contracts import events as ev
 from ridges.contracts.views import EventRow, RunDetail
 from ridges.ledger.errors import UnknownRun
 from ridges.ledger.projections.runs import RunRecord
@@ -52,10 +55,16 @@ class RunDetails:
         record = self._record(run_id)
         return await self._content(record, record.patch_digest, "patch")
 
-    async def agent_log(self, run_id: str) -> bytes:
-        """What the agent printed. Raises like ``patch``."""
+    async def agent_log(self, run_id: str, attempt: int | None = None) -> bytes:
+        """What the agent printed in its latest attempt, or in that one: of a lost attempt the end, if it was kept.
+
+        Raises like ``patch``; ``EventStoreUnavailable`` besides, when an attempt is named.
+        """
         record = self._record(run_id)
-        return await self._content(record, record.log_digest, "log")
+        if attempt is None:
+            return await self._content(record, record.log_digest, "log")
+        events = [recorded.event for recorded in await self._store.read_run(run_id)]
+        return await self._content(record, _log_digest(events, attempt), f"log of attempt {attempt}")
 
     async def evaluation_log(self, run_id: str) -> bytes:
         """What the hidden tests printed. Raises like ``patch``."""
@@ -79,3 +88,13 @@ class RunDetails:
         if digest is None:
             raise NothingStored(record.run_id, what, record.state)
         return await self._blobs.get(digest)
+
+
+def _log_digest(events: Iterable[ev.AnyEvent], attempt: int) -> str | None:
+    """Of the attempt's log, which its own end names, or the start of the next one when it was lost."""
+    for event in events:
+        if isinstance(event, ev.PatchProduced | ev.AgentFailed) and event.attempt == attempt and event.log:
+            return event.log.digest
+        if isinstance(event, ev.AgentStarted) and event.attempt == attempt + 1 and event.previous_log:
+            return event.previous_log.digest
+    return None

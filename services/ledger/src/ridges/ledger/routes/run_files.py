@@ -1,8 +1,10 @@
 """What a run left behind: events, patch, logs. All of it was written by agents: served as inert text."""
 
+from typing import Annotated
+
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
-from litestar.params import FromPath
+from litestar.params import FromPath, QueryParameter
 
 from ridges.contracts.events import TestResult
 from ridges.contracts.views import EventRow
@@ -10,6 +12,10 @@ from ridges.ledger.details import RunDetails
 from ridges.ledger.queries import Queries
 from ridges.ledger.routes.failures import failures
 
+Attempt = Annotated[
+    int | None,
+    QueryParameter(ge=1, le=100, description="Of a lost attempt the end is there if its sandbox-manager kept it."),
+]
 INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
 
@@ -43,10 +49,10 @@ def run_file_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHand
         tags=["runs"],
         summary="What the agent printed",
         media_type="text/plain",
-        responses=failures(400, 404, 409),
+        responses=failures(400, 404, 409, 422, 503),
     )
-    async def agent_log(run_id: FromPath[str]) -> Response[bytes]:
-        return _text(await details.agent_log(queries.resolve(run_id)), "text/plain")
+    async def agent_log(run_id: FromPath[str], attempt: Attempt = None) -> Response[bytes]:
+        return _text(await details.agent_log(queries.resolve(run_id), attempt), "text/plain")
 
     @get(
         "/v1/runs/{run_id:str}/evaluation-log",
