@@ -262,5 +262,16 @@ async def evaluation(
     return asked
 
 
+async def until_log_has(manager, run_id: str, word: str) -> None:
+    """Returns when the run's live log holds the word."""
+    url = f"http://127.0.0.1:{manager.port}/v1/sandboxes/{run_id}/log"
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
+        while True:
+            async with http.get(url) as reply:
+                if word in await reply.text():
+                    return
+            await asyncio.sleep(0.1)
+
+
 def limits(**changes: object) -> RunLimits:
     return msgspec.structs.replace(RunLimits(agent_timeout_s=30, evaluation_timeout_s=30), **changes)

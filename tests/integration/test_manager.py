@@ -3,7 +3,6 @@
 import asyncio
 import signal
 
-import aiohttp
 import msgspec
 import pytest
 from docker_images import need_agent_image
@@ -16,6 +15,7 @@ from manager_process import (
     limits,
     requests_on,
     the_runtime_dir,
+    until_log_has,
 )
 
 from ridges.contracts import events as ev
@@ -211,17 +211,6 @@ async def test_a_cancelled_run_ends_at_once_and_only_what_its_agent_left_follows
         "RunCancelled",
         "AgentFailed",
     ]
-
-
-async def until_log_has(manager, run_id: str, word: str) -> None:
-    """Returns when the run's live log holds the word."""
-    url = f"http://127.0.0.1:{manager.port}/v1/sandboxes/{run_id}/log"
-    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
-        while True:
-            async with http.get(url) as reply:
-                if word in await reply.text():
-                    return
-            await asyncio.sleep(0.1)
 
 
 async def test_a_run_cancelled_before_it_was_claimed_never_starts(manager, requests):

@@ -18,6 +18,7 @@ from manager_process import (
     limits,
     requests_on,
     the_runtime_dir,
+    until_log_has,
 )
 
 from ridges.contracts import events as ev
@@ -26,6 +27,7 @@ from ridges.contracts.faults import Cause
 SLEEPER = """
 import os, time, urllib.request
 def agent_main(problem):
+    print("begun", flush=True)
     time.sleep({seconds})
     url = os.environ["SANDBOX_PROXY_URL"] + "/api/usage?evaluation_run_id=" + os.environ["RUN_ID"]
     urllib.request.urlopen(url).read()
@@ -214,16 +216,19 @@ async def test_an_engine_that_goes_away_meanwhile_costs_an_attempt_and_no_run(
             manager,
         ),
     ):
-        ids = [await requests.run(SLEEPER.format(seconds=5), limits=limits()) for _ in range(3)]
+        ids = [await requests.run(SLEEPER.format(seconds=10), limits=limits()) for _ in range(3)]
         for run_id in ids:
             await requests.wait(run_id, ev.AgentStarted)
-        await asyncio.sleep(2)
+            await until_log_has(manager, run_id, "begun")
         engine.away = away_s > 0
         engine.cut()
         await asyncio.sleep(away_s)
         engine.away = False
-        ends = [await requests.end_of(run_id, timeout_s=60) for run_id in ids]
+        ends = [await requests.end_of(run_id, timeout_s=90) for run_id in ids]
         assert [(type(end), end.attempt) for end in ends] == [(ev.PatchProduced, 2)] * 3, manager.words()
+        for run_id in ids:
+            _, second = await requests.events(run_id, ev.AgentStarted)
+            assert await requests.text(second.previous_log) == "begun\n"
         assert len(gateway.calls) == 3
         await asyncio.sleep(3)
 
