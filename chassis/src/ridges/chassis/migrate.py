@@ -82,7 +82,7 @@ def _with_identity(config: dict[str, Any], identity: dict[str, str], metadata: d
         if metadata.get(key, value) != value:
             raise LogMismatch(
                 f"the stream EVENTS says {key} = {metadata[key]!r}, the settings say {value!r}; mend "
-                "RIDGES_EVENT_STORE_URL, or copy the log first: `ridges ledger migrate`"
+                "RIDGES_EVENT_STORE_URL, or begin a new log on an empty server (no command copies a log yet)"
             )
     return config | {"metadata": {EPOCH: str(uuid4())} | identity | metadata}
 
