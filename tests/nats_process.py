@@ -34,13 +34,16 @@ def nats_server_binary() -> str:
 class NatsServer:
     """Starts, stops, kills and restarts one server; ports and store stay the same over restarts."""
 
-    def __init__(self, folder: Path, *, sync: str | None = "always", extra: str = "") -> None:
+    def __init__(
+        self, folder: Path, *, sync: str | None = "always", extra: str = "", claims: str | None = None
+    ) -> None:
+        """``claims``: what the server believes it may store (``16GB``), whatever its disk holds."""
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.port, self.monitor_port = free_port(), free_port()
         self.log = folder / "nats.log"
         self._config = folder / "nats.conf"
-        self._sync, self._extra = sync, extra
+        self._sync, self._extra, self._claims = sync, extra, claims
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,10 +78,12 @@ class NatsServer:
         return self
 
     def configuration(self) -> str:
-        sync = f"sync_interval: {self._sync}" if self._sync else ""
+        settings = [f'store_dir: "{self.folder}/store"']
+        settings += [f"sync_interval: {self._sync}"] if self._sync else []
+        settings += [f"max_file_store: {self._claims}"] if self._claims else []
         return (
             f'listen: "127.0.0.1:{self.port}"\nhttp: "127.0.0.1:{self.monitor_port}"\nmax_payload: 1MB\n'
-            f'jetstream {{ store_dir: "{self.folder}/store", {sync} }}\n{self._extra}\n'
+            f"jetstream {{ {', '.join(settings)} }}\n{self._extra}\n"
         )
 
     def environment(self) -> dict[str, str]:
@@ -96,6 +101,10 @@ class NatsServer:
         """Kill -9 and start again: same ports, same store."""
         self.kill9()
         self.start()
+
+    def claim(self, claims: str) -> None:
+        """From the next start on."""
+        self._claims = claims
 
     def pause(self) -> None:
         """The server hangs (SIGSTOP) until ``resume``."""

@@ -67,14 +67,15 @@ def test_a_full_disk_is_told_and_nothing_that_was_taken_is_lost(
     small_disk.fill()
     status, answer = ask_for_a_run(ledger, "while.py")
     assert status == 503
-    assert "is its disk full?" in answer["detail"]
+    assert "no space left on device" in answer["detail"]
+    assert "make room on its disk" in answer["detail"]
     status, answer = ask_for_a_run(ledger, "while.py", AGENT + "# an agent that no blob holds yet\n")
     assert (status, answer["title"]) == (503, "The blob store cannot be used"), answer
     assert answer["detail"].startswith("No space left on device; mend it")
     assert publish_request(state["nats_url"]) is None, "taken, although it could not be kept"
     findings = {finding["name"]: finding for finding in json.loads(system.ridges("doctor", "--json").stdout)}
     assert findings["disk"]["status"] == "problem"
-    assert "free some space" in findings["disk"]["remedy"]
+    assert "what to remove" in findings["disk"]["remedy"]
 
     small_disk.make_room()
     taken.append(eventually(lambda: run_id_of(ask_for_a_run(ledger, "after.py"))))

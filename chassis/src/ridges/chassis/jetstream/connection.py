@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 
 from ridges.chassis.jetstream.streams import RECORDED_HERE
-from ridges.chassis.jetstream.verify import NotYet, verified_epoch
+from ridges.chassis.jetstream.verify import MORE_STORAGE, NotYet, storage_trouble, verified_epoch
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
 
 log = structlog.get_logger(__name__)
@@ -25,6 +25,9 @@ PATIENCE_S = 8.0
 """How long calls retry by themselves."""
 RETRY_PAUSE_S = 0.1
 VERIFY_PAUSE_S = 0.5
+
+OUT_OF_STORAGE = frozenset({10023, 10047})
+"""Error codes of a server that may store no more."""
 
 PERMANENT = (errors.MaxPayloadError, errors.BadSubjectError, errors.BadHeaderError)
 Result = TypeVar("Result")
@@ -161,12 +164,16 @@ class Connection:
                 raise EventRefused(f"{what}: {error}") from error
             except (ServiceUnavailableError, ServerError) as error:
                 reason = error.description or str(error)
+                if error.err_code in OUT_OF_STORAGE:
+                    reason = f"the NATS server has {reason}; {MORE_STORAGE}"
             except APIError:
                 raise
             except (errors.Error, OSError, EventStoreUnavailable) as error:
                 reason = self._trouble if not self._settled.is_set() else str(error)
             await asyncio.sleep(RETRY_PAUSE_S)
-        raise EventStoreUnavailable(f"{what}: the event log did not answer for {patience_s:g} s: {reason}")
+        if self._settled.is_set():
+            reason = await storage_trouble(self.place.monitor_url) or reason
+        raise EventStoreUnavailable(f"{what}: no success within {patience_s:g} s: {reason}")
 
     @contextmanager
     def watched(self, subject: str) -> Iterator["asyncio.Future[NoReturn]"]:

@@ -14,6 +14,7 @@ from ridges.chassis.jetstream.connection import PATIENCE_S, RETRY_PAUSE_S, Conne
 from ridges.chassis.jetstream.feed import FedMessage, Feed
 from ridges.chassis.jetstream.queue import DurableConsumer, PullSource
 from ridges.chassis.jetstream.reading import stored_messages
+from ridges.chassis.jetstream.verify import storage_trouble
 from ridges.chassis.ports import (
     ANY,
     DEFAULT_POLICY,
@@ -139,11 +140,16 @@ class JetStreamEventStore:
                 raise EventStoreUnavailable(f"queue {consumer.queue}: {consumer.trouble}")
         try:
             async with asyncio.timeout(PING_TIMEOUT_S):
-                await self._connection.api(f"STREAM.INFO.{EVENTS_STREAM}")
+                _, trouble = await asyncio.gather(
+                    self._connection.api(f"STREAM.INFO.{EVENTS_STREAM}"),
+                    storage_trouble(self._connection.place.monitor_url),
+                )
         except TimeoutError:
             raise EventStoreUnavailable(f"JetStream at {self._connection.place.url} does not answer") from None
         except Exception as error:
             raise EventStoreUnavailable(f"JetStream at {self._connection.place.url}: {error}") from error
+        if trouble is not None:
+            raise EventStoreUnavailable(trouble)
 
 
 @asynccontextmanager

@@ -6,12 +6,14 @@ from typing import Any
 import aiohttp
 from nats.js.errors import NotFoundError
 
-from ridges.chassis.jetstream.streams import EVENTS, LOG_OF_RECORD, RECORDED_HERE, differences
+from ridges.chassis.jetstream.streams import EVENTS, LOG_OF_RECORD, MAX_EVENT_BYTES, RECORDED_HERE, differences
 from ridges.chassis.ports import LogMismatch
 from ridges.contracts.subjects import EVENTS_STREAM
 
 MIGRATE = "python -m ridges.chassis.migrate"
 MONITOR_TIMEOUT_S = 2.0
+TROUBLE_TIMEOUT_S = 1.0
+MORE_STORAGE = "raise max_file_store in its configuration (or give it a larger disk), then restart nats-server"
 
 Api = Callable[[str], Awaitable[dict[str, Any]]]
 
@@ -47,6 +49,31 @@ async def verified_epoch(
     if not allow_lossy:
         await _check_sync(monitor_url)
     return str(metadata["epoch"])
+
+
+async def storage_trouble(monitor_url: str | None) -> str | None:
+    """Why the server stores nothing although it answers, and what mends it; None: it does, or nobody tells.
+
+    With a full disk nats-server stays up, answers reads, leaves publishers without an answer, and stays so when there
+    is room again until it is restarted. Only its monitoring port says why.
+    """
+    if monitor_url is None:
+        return None
+    timeout = aiohttp.ClientTimeout(total=TROUBLE_TIMEOUT_S)
+    try:
+        async with aiohttp.ClientSession(monitor_url.rstrip("/") + "/", timeout=timeout) as session:
+            async with session.get("healthz") as reply:
+                told = (await reply.json(content_type=None)).get("error") or ""
+            async with session.get("jsz") as reply:
+                figures = await reply.json(content_type=None)
+    except (aiohttp.ClientError, TimeoutError, ValueError):
+        return None
+    if "write error" in told:
+        return f"the NATS server cannot write ({told}); make room on its disk, then restart nats-server"
+    most, used = figures.get("config", {}).get("max_storage", 0), figures.get("storage", 0)
+    if 0 < most < used + MAX_EVENT_BYTES:
+        return f"the NATS server may store {most:,} bytes and holds {used:,}; {MORE_STORAGE}"
+    return None
 
 
 async def _check_sync(monitor_url: str | None) -> None:
