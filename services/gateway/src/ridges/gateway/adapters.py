@@ -1,5 +1,6 @@
 """The adapter that a provider's table asks for."""
 
+from ridges.chassis.clock import SystemClock
 from ridges.gateway.openai_http import OpenAiHttp
 from ridges.gateway.ports import ModelProvider
 from ridges.gateway.providers_config import Provider
@@ -16,4 +17,6 @@ def make_adapter(provider: Provider) -> ModelProvider:
     """
     if provider.kind == "replay":
         return Replay(provider)
-    return Recording(provider, lambda: OpenAiHttp(provider)) if provider.record else OpenAiHttp(provider)
+    if provider.record:
+        return Recording(provider, lambda: OpenAiHttp(provider), SystemClock())
+    return OpenAiHttp(provider)

@@ -1,6 +1,5 @@
 """Writes down what a provider answers, one JSON object a line, in the form that ``replay`` reads."""
 
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import msgspec
 import structlog
 
+from ridges.chassis.ports import Clock
 from ridges.gateway.calls import UNREADABLE
 from ridges.gateway.ports import ModelProvider, Path, ProviderReply, ProviderStream
 from ridges.gateway.providers_config import ConfigError, Provider
@@ -20,9 +20,9 @@ log = structlog.get_logger(__name__)
 class Recording:
     """A provider whose good answers are kept. Errors, and answers to a question asked before, are not."""
 
-    def __init__(self, provider: Provider, open_inner: Callable[[], ModelProvider]) -> None:
+    def __init__(self, provider: Provider, open_inner: Callable[[], ModelProvider], clock: Clock) -> None:
         assert provider.record is not None
-        self._path = provider.record
+        self._path, self._clock = provider.record, clock
         self._public_names = {model.served: model.name for model in reversed(provider.models)}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ class Recording:
         self._inner = open_inner()
 
     async def send(self, path: Path, body: bytes, timeout_s: float) -> ProviderReply:
-        began_at = time.monotonic()
+        began_at = self._clock.monotonic()
         reply = await self._inner.send(path, body, timeout_s)
         if reply.status == 200:
             self._keep(path, body, reply.body, began_at)
@@ -41,7 +41,7 @@ class Recording:
 
     @asynccontextmanager
     async def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AsyncIterator[ProviderStream]:
-        began_at = time.monotonic()
+        began_at = self._clock.monotonic()
         async with self._inner.stream(body, timeout_s, idle_s) as upstream:
             listening = _Listening(upstream)
             try:
@@ -63,7 +63,7 @@ class Recording:
             if path == "embeddings":
                 lines = list(_embedding_lines(request, answer, model))
             else:
-                latency_ms = int((time.monotonic() - began_at) * 1000)
+                latency_ms = int((self._clock.monotonic() - began_at) * 1000)
                 lines = [_chat_line(request, answer, model) | {"latency_ms": latency_ms}]
             self._write([line for line in lines if _identity(msgspec.json.encode(line)) not in self._known])
         except (OSError, KeyError, IndexError, TypeError, AttributeError, *UNREADABLE) as error:
