@@ -153,14 +153,19 @@ async def judge_exited(
         EvaluationLost: the platform, not the command, is why it ended; or the grader could not start.
         BlobMissing: what it left is not in the blob store.
     """
-    plan = plan_of(await blobs.get(asked.bundle.digest))
+    bundle = await blobs.get(asked.bundle.digest)
+    report = await report_of(blobs, exited) if exited.cause is None else None
+    return await asyncio.to_thread(_judged, bundle, report, exited)
+
+
+def _judged(bundle: bytes, report: bytes | None, exited: ev.EvaluationSandboxExited) -> Judgement:
+    plan = plan_of(bundle)
     if exited.cause is not None:
         if counts_against_agent(exited.cause):
             expected = [(test.id, test.category) for test in plan.expected]
             return unresolved(expected, exited.cause, exited.detail or exited.cause.value, plan.flagged)
         raise EvaluationLost(exited.cause, exited.detail or f"the evaluation sandbox was lost: {exited.cause}")
-    report = await report_of(blobs, exited)
-    return await asyncio.to_thread(judge, plan, report, exited.exit)
+    return judge(plan, report, exited.exit)
 
 
 async def report_of(blobs: BlobStore, exited: ev.EvaluationSandboxExited) -> bytes | None:

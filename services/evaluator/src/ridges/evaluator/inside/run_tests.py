@@ -6,6 +6,7 @@ are on the path; the patched repository comes after.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import json
@@ -15,20 +16,48 @@ import select
 import sys
 import types
 import unittest
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PR_SET_DUMPABLE = 4
+UNUSED = ("__main__", "unittest.async_case")
+"""The second loads asyncio and ssl, a fifth of the time of all; pytest itself does not need it."""
+
+
+class NoColours(types.ModuleType):
+    """Stands for pygments while pytest is imported: it loads it (a tenth of all) and without colours never uses it."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+    @classmethod
+    @contextlib.contextmanager
+    def instead(cls) -> Iterator[None]:
+        """Afterwards whoever imports pygments gets the real one."""
+        parts = ".formatters", ".formatters.terminal", ".lexer", ".lexers", ".lexers.diff", ".lexers.python", ".util"
+        names = [] if "pygments" in sys.modules else [f"pygments{part}" for part in ("", *parts)]
+        sys.modules.update({name: cls(name) for name in names})
+        try:
+            yield
+        finally:
+            for name in names:
+                del sys.modules[name]
 
 
 def import_pytest() -> Any:
     """Pytest with all its modules, so that nothing in the repository can stand in for one of them."""
-    import _pytest  # noqa: PLC0415 - after the orders were read
-    import pluggy  # noqa: PLC0415
-    import pytest  # noqa: PLC0415
+    with NoColours.instead():
+        import _pytest  # noqa: PLC0415 - after the orders were read
+        import pluggy  # noqa: PLC0415
+        import pytest  # noqa: PLC0415
 
     for package in (_pytest, pluggy, unittest):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
-            if not module.name.endswith("__main__"):
+            if not module.name.endswith(UNUSED):
                 try:
                     importlib.import_module(module.name)
                 except Exception:  # noqa: S112 - an optional part that lacks its own dependency
@@ -42,12 +71,21 @@ class Selection:
     def __init__(self, ids: list[str], whole_files: list[str]) -> None:
         self.ids = frozenset(ids)
         self.whole_files = frozenset(whole_files)
+        self.config: Any = None
+
+    def pytest_configure(self, config: Any) -> None:
+        self.config = config
 
     def pytest_collection_modifyitems(self, config: Any, items: list[Any]) -> None:
         asked = [item for item in items if self._is_asked(item.nodeid)]
         chosen = set(map(id, asked))
         config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
         items[:] = asked
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        """Of a canary nobody wants to see the source that failed, which takes longer to find than the test to run."""
+        assert self.config is not None
+        self.config.option.tbstyle = "line" if nodeid.partition("::")[0] in self.whole_files else "short"
 
     def _is_asked(self, node_id: str) -> bool:
         whole, file = node_id.partition("[")[0], node_id.partition("::")[0]
