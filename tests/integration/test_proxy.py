@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from ridges.contracts.run_token import verify_run_token
+from ridges.sandbox_manager.errors import ProxyFailed, SandboxFailed
 from ridges.sandbox_manager.ports import PROXY_SOCKET
 from ridges.sandbox_manager.proxy import NginxProxies, find_nginx, make_runtime_dir
 from ridges.sandbox_manager.proxy_config import MAX_BODY_MIB, ROUTES
@@ -72,9 +73,27 @@ def proxies(tmp_path, upstream):
         runtime_dir.rmdir()
 
 
+@contextlib.asynccontextmanager
+async def serving(proxies, sandbox_id):
+    """The directory of a proxy that has begun to listen."""
+    async with proxies.serve(RUN, sandbox_id, max_connections=8) as directory:
+        await until_connected(directory / PROXY_SOCKET)
+        yield directory
+
+
+async def until_connected(socket: Path) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(socket)
+                writer.close()
+                return
+            await asyncio.sleep(0.005)
+
+
 @pytest.fixture
 async def socket(proxies):
-    async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+    async with serving(proxies, str(uuid.uuid4())) as directory:
         yield directory / PROXY_SOCKET
 
 
@@ -252,7 +271,7 @@ async def test_connections_beyond_the_cap_get_429(socket):
 
 async def test_a_gateway_that_is_down_is_a_502_in_json(proxies):
     nowhere = msgspec.structs.replace(proxies, gateway_url="http://127.0.0.1:9")
-    async with nowhere.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+    async with serving(nowhere, str(uuid.uuid4())) as directory:
         reply = await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))
     assert status_of(reply) == 502
     assert "gateway" in json_of(reply)["detail"]
@@ -265,14 +284,14 @@ async def test_a_gateway_on_a_unix_socket(proxies, upstream, tmp_path):
     await web.UnixSite(server, address).start()
     address.chmod(0o666)
     by_socket = msgspec.structs.replace(proxies, gateway_url=f"unix://{address}")
-    async with by_socket.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+    async with serving(by_socket, str(uuid.uuid4())) as directory:
         assert status_of(await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))) == 200
     await server.cleanup()
     address.unlink(missing_ok=True)
 
 
 async def test_the_mounted_directory_holds_the_socket_and_nothing_else(proxies):
-    async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+    async with serving(proxies, str(uuid.uuid4())) as directory:
         assert [entry.name for entry in directory.iterdir()] == [PROXY_SOCKET]
         assert (directory.parent / "conf").stat().st_mode & 0o077 == 0
 
@@ -289,7 +308,7 @@ def gone(pid: int) -> bool:
 
 
 async def test_nginx_runs_without_privileges_and_ends_with_its_run(proxies):
-    async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+    async with serving(proxies, str(uuid.uuid4())) as directory:
         pid = int((directory.parent / "conf" / "nginx.pid").read_text())
         uids = next(line for line in proc(pid, "status").splitlines() if line.startswith("Uid"))
         assert "0" not in uids.split()[1:]
@@ -305,6 +324,8 @@ async def main():
     runtime_dir, nginx = map(Path, sys.argv[1:3])
     proxies = NginxProxies(runtime_dir=runtime_dir, nginx=nginx, gateway_url="http://127.0.0.1:9", token_key=b"k" * 32)
     async with proxies.serve("r", "01890000-0000-7000-8000-0123456789ab", 8) as directory:
+        while not (directory / "proxy.sock").exists():
+            await asyncio.sleep(0.005)
         print((directory.parent / "conf" / "nginx.pid").read_text().strip(), flush=True)
         await asyncio.sleep(60)
 asyncio.run(main())
@@ -328,6 +349,28 @@ async def test_nginx_dies_with_a_manager_that_is_killed(proxies):
 
 async def test_a_sweep_keeps_what_is_live(proxies):
     sandbox_id = str(uuid.uuid4())
-    async with proxies.serve(RUN, sandbox_id, max_connections=8) as directory:
+    async with serving(proxies, sandbox_id) as directory:
         assert proxies.sweep(live=[sandbox_id]) == 0
         assert status_of(await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))) == 200
+
+
+async def test_a_proxy_that_does_not_start_ends_what_was_started_beside_it(proxies):
+    broken = msgspec.structs.replace(proxies, nginx=Path("/bin/false"))
+    ended = asyncio.Event()
+
+    async def something_beside_it():
+        async with broken.serve(RUN, str(uuid.uuid4()), max_connections=8):
+            try:
+                await asyncio.sleep(60)
+            finally:
+                ended.set()
+
+    with pytest.raises(ProxyFailed, match=RUN):
+        await something_beside_it()
+    assert ended.is_set()
+
+
+async def test_what_goes_wrong_beside_a_proxy_stays_what_it_is(proxies):
+    with pytest.raises(SandboxFailed, match="it broke"):
+        async with serving(proxies, str(uuid.uuid4())):
+            raise SandboxFailed(RUN, "it broke")

@@ -110,7 +110,7 @@ class BubblewrapSandbox:
                 proxy_port=PROXY_PORT,
             )
             async with self._started(spec, starting, counted_memory=group is not None) as (supervisor, first):
-                usage = Usage()
+                usage, starting = Usage(), supervisor.load(starting)
                 async with _limited(first, group, spec, started, usage, full):
                     reply = await supervisor.converse(
                         spec,

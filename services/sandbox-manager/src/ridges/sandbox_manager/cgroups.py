@@ -88,7 +88,8 @@ class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
 
     async def remove(self) -> None:
         """Kill what is in it, remove it. Raises ``OSError`` when a process does not go."""
-        for attempt in range(int(_REMOVAL_PATIENCE_S / 0.01)):
+        pause_s, waited_s = 0.0005, 0.0
+        while True:
             self._kill()
             try:
                 for directory in set(self.directories.values()):
@@ -96,9 +97,11 @@ class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
                         directory.rmdir()
                 return
             except OSError:
-                if attempt + 1 == int(_REMOVAL_PATIENCE_S / 0.01):
+                if waited_s >= _REMOVAL_PATIENCE_S:
                     raise
-                await asyncio.sleep(0.01)
+            pause_s = min(2 * pause_s, 0.02)  # what was killed is mostly gone after a millisecond
+            waited_s += pause_s
+            await asyncio.sleep(pause_s)
 
     def _kill(self) -> None:
         for directory in set(self.directories.values()):

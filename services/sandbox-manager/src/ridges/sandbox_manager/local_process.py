@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
+
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.ports import SandboxSpec
 from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, ReplyReader
@@ -34,6 +36,19 @@ class LocalSupervisor:
     def complaints(self) -> str:
         """The end of its stderr; complete once it has ended."""
         return self._complaints.decode("utf-8", "replace").strip()
+
+    def load(self, launch: Launch) -> Launch:
+        """Hand over its program, as far as the pipe takes it at once; what is left to write.
+
+        So it loads while it is put into its control group, and knows nothing of its task yet.
+        """
+        assert self._process.stdin is not None
+        program, *others = launch.stdin
+        try:
+            taken = os.write(self._process.stdin.fileno(), program)
+        except (BlockingIOError, BrokenPipeError):
+            taken = 0
+        return msgspec.structs.replace(launch, stdin=(program[taken:], *others))
 
     async def converse(
         self,

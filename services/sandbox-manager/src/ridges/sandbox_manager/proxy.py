@@ -50,8 +50,11 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
     async def serve(self, run_id: str, sandbox_id: str, max_connections: int) -> AsyncIterator[Path]:
         """The directory that holds the run's ``proxy.sock``, and nothing else, while nginx serves it.
 
+        nginx starts while the sandbox does; before it listens the sandbox's forwarder tries again.
+
         Raises:
-            ProxyFailed: nginx did not start; its own words are in the message. The run may be tried again.
+            ProxyFailed: nginx did not start; its own words are in the message. The block was cancelled. The run may
+                be tried again.
         """
         home = self.runtime_dir / dir_name(sandbox_id)
         process: subprocess.Popen[bytes] | None = None
@@ -65,8 +68,8 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
                 max_connections=max_connections,
             )
             process = self._start(conf_dir, config, files=4 * max_connections + 64)
-            await _until_it_serves(process, socket_dir / PROXY_SOCKET, conf_dir, run_id)
-            yield socket_dir
+            async with _meanwhile(_until_it_serves(process, socket_dir / PROXY_SOCKET, conf_dir, run_id)):
+                yield socket_dir
         except OSError as error:
             raise ProxyFailed(run_id, str(error)) from error
         finally:
@@ -112,6 +115,18 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
                 cwd="/",
                 start_new_session=True,
             )
+
+
+@contextlib.asynccontextmanager
+async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Does it beside the block: the block is cancelled when it fails, and it is given up when the block ends."""
+    try:
+        async with asyncio.TaskGroup() as both:
+            task = both.create_task(work)
+            yield
+            task.cancel()
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
 def _remove(process: "subprocess.Popen[bytes] | None", home: Path) -> None:
