@@ -1,6 +1,6 @@
 """Where the time of a whole run goes: wall time between its events, and CPU time of each service, per run.
 
-    python tests/bench/run_phases.py [--sandbox bubblewrap] [--runs 20] [--at-once 1]
+    python tests/bench/run_phases.py [--sandbox bubblewrap] [--runs 20] [--at-once 1] [--problem answer]
 
 Prints one Markdown table. CPU of the services is without the sandboxes', and without the
 engine's.
@@ -19,7 +19,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from bench.whole_runs import AGENT, PROBLEM
+from bench.whole_runs import AGENT, PROBLEM, TINY, bench_project
 from e2e.project import Project
 
 from ridges.cli.client import LedgerClient
@@ -28,9 +28,9 @@ from ridges.contracts.events import type_name
 from ridges.contracts.requests import RequestRun
 
 
-def one_run(client: LedgerClient, sandbox: str) -> dict[str, float]:
+def one_run(client: LedgerClient, sandbox: str, problem: str) -> dict[str, float]:
     """Seconds from one event of a run to the next."""
-    asked = client.request_run(RequestRun(problem=PROBLEM, agent_source=AGENT, sandbox=sandbox))  # type: ignore[arg-type]
+    asked = client.request_run(RequestRun(problem=problem, agent_source=AGENT, sandbox=sandbox))  # type: ignore[arg-type]
     for _ in client.follow(asked.run_id):
         pass
     events = [row.event for row in client.events(asked.run_id)]
@@ -53,25 +53,27 @@ def main() -> None:
     parser.add_argument("--sandbox", default="bubblewrap", choices=["docker", "bubblewrap"])
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--at-once", type=int, default=1)
+    parser.add_argument("--problem", default=PROBLEM, choices=[PROBLEM, TINY])
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        project = Project(Path(folder))
+        project = bench_project(Path(folder))
         project.ridges("up", timeout_s=120)
         try:
-            measure(project, options.sandbox, options.runs, options.at_once)
+            measure(project, options)
         finally:
             project.ridges("down")
 
 
-def measure(project: Project, sandbox: str, runs: int, at_once: int) -> None:
+def measure(project: Project, options: argparse.Namespace) -> None:
+    sandbox, runs, at_once, problem = options.sandbox, options.runs, options.at_once, options.problem
     client = LedgerClient(str(project.state()["ledger_url"]))
     for _ in range(2):
-        one_run(client, sandbox)
+        one_run(client, sandbox, problem)
     before = cpu_s(project)
     with ThreadPoolExecutor(at_once) as pool:
-        spans = list(pool.map(lambda _: one_run(client, sandbox), range(runs)))
+        spans = list(pool.map(lambda _: one_run(client, sandbox, problem), range(runs)))
     used = {name: seconds - before[name] for name, seconds in cpu_s(project).items()}
-    print(f"| {sandbox}, {at_once} at once, {datetime.now().date()} | per run |\n|---|---|")  # noqa: DTZ005
+    print(f"| {sandbox}, {problem}, {at_once} at once, {datetime.now().date()} | per run |\n|---|---|")  # noqa: DTZ005
     for span in spans[0]:
         print(f"| {span}, median | {statistics.median(each.get(span, 0.0) for each in spans) * 1000:.0f} ms |")
     for name, seconds in used.items():

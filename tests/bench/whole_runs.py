@@ -2,8 +2,9 @@
 
     python tests/bench/whole_runs.py [--sandbox bubblewrap] [--runs 24]
 
-Prints one Markdown table: time of one run, runs per second at 1, 4 and 8 at once, time to the agent's first line,
-idle memory.
+Prints one Markdown table: time of one run and runs per second at 1, 4 and 8 at once, on a problem of ours whose one
+hidden test costs nothing and on a real one; time to the agent's first line; idle memory. As many evaluations as
+agents may be at work.
 """
 
 import argparse
@@ -26,13 +27,34 @@ from ridges.cli.client import LedgerClient
 from ridges.contracts.requests import RequestRun
 
 PROBLEM = "fix-formula-signs"
+TINY = "answer"
+SLOTS = 8
+TINY_FILES = {
+    "instructions.md": "# The answer\n\nWrite `answer()`, which returns 42.\n",
+    "main.py": "def answer():\n    pass\n",
+    "solution.py": "def answer():\n    return 42\n",
+    "tests.py": "from main import answer\n\n\ndef test_answer():\n    assert answer() == 42\n",
+    "problem.toml": 'kind = "create"\ntitle = "The answer"\n\n[tests]\nexpected = ["tests.py::test_answer"]\n',
+}
+"""All that a run on it takes is our own."""
 NOTE = "diff --git a/N b/N\nnew file mode 100644\n--- /dev/null\n+++ b/N\n@@ -0,0 +1 @@\n+n\n"
 AGENT = f"import time\nprint(time.time(), flush=True)\n\ndef agent_main(problem):\n    return {NOTE!r}\n"
 
 
-def one_run(client: LedgerClient, sandbox: str) -> float:
+def bench_project(folder: Path) -> Project:
+    """A user's folder with the tiny problem in it, and slots for all that is asked at once."""
+    project = Project(folder)
+    project.env |= {"RIDGES_SLOTS": str(SLOTS), "RIDGES_EVALUATION_SLOTS": str(SLOTS)}
+    place = project.folder / "examples/problems" / TINY
+    place.mkdir()
+    for name, content in TINY_FILES.items():
+        (place / name).write_text(content)
+    return project
+
+
+def one_run(client: LedgerClient, sandbox: str, problem: str = PROBLEM) -> float:
     """Seconds from the request to the verdict, by the log's own times."""
-    asked = client.request_run(RequestRun(problem=PROBLEM, agent_source=AGENT, sandbox=sandbox))  # type: ignore[arg-type]
+    asked = client.request_run(RequestRun(problem=problem, agent_source=AGENT, sandbox=sandbox))  # type: ignore[arg-type]
     for _ in client.follow(asked.run_id):
         pass
     run = client.run(asked.run_id)
@@ -41,10 +63,10 @@ def one_run(client: LedgerClient, sandbox: str) -> float:
     return (run.finished_at - run.requested_at).total_seconds()
 
 
-def runs_per_second(client: LedgerClient, sandbox: str, at_once: int, runs: int) -> float:
+def runs_per_second(client: LedgerClient, sandbox: str, at_once: int, runs: int, problem: str) -> float:
     with ThreadPoolExecutor(at_once) as pool:
         started = time.perf_counter()
-        list(pool.map(lambda _: one_run(client, sandbox), range(runs)))
+        list(pool.map(lambda _: one_run(client, sandbox, problem), range(runs)))
         return runs / (time.perf_counter() - started)
 
 
@@ -65,10 +87,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=24)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        project = Project(Path(folder))
-        (project.folder / "ridges.toml").open("a").write("\n[sandbox]\nslots = 8\n") if "[sandbox]" not in (
-            project.folder / "ridges.toml"
-        ).read_text() else None
+        project = bench_project(Path(folder))
         cold = first_line_s(project, options.sandbox)
         try:
             measure(project, options.sandbox, options.runs, cold)
@@ -82,16 +101,22 @@ def measure(project: Project, sandbox: str, runs: int, cold: float) -> None:
     pids = project.state()["pids"]
     assert isinstance(pids, dict)
     memory = {name: psutil.Process(pid).memory_info().rss / 1e6 for name, pid in pids.items()}
-    single = [one_run(client, sandbox) for _ in range(runs)]
     warm = first_line_s(project, sandbox)
-    print(f"| {sandbox}, {datetime.now().date()} | |\n|---|---|")  # noqa: DTZ005
-    print(f"| one run of a do-nothing agent, request to verdict, median | {statistics.median(single) * 1000:.0f} ms |")
+    print(f"| {sandbox}, {datetime.now().date()} | {TINY} | {PROBLEM} |\n|---|---|---|")  # noqa: DTZ005
+    problems = (TINY, PROBLEM)
+    times = [statistics.median(one_run(client, sandbox, problem) for _ in range(runs)) for problem in problems]
+    row("one run of a do-nothing agent, request to verdict, median", *(f"{time_s * 1000:.0f} ms" for time_s in times))
     for at_once in (1, 4, 8):
-        print(f"| runs per second, {at_once} at once | {runs_per_second(client, sandbox, at_once, runs):.2f} |")
-    print(f"| `ridges run` to the agent's first line, system not running | {cold:.2f} s |")
-    print(f"| the same, system running | {warm:.2f} s |")
+        rates = (runs_per_second(client, sandbox, at_once, runs, problem) for problem in problems)
+        row(f"runs per second, {at_once} at once", *(f"{rate:.2f}" for rate in rates))
+    row("`ridges run` to the agent's first line, system not running", "", f"{cold:.2f} s")
+    row("the same, system running", "", f"{warm:.2f} s")
     for name, megabytes in memory.items():
-        print(f"| idle memory of {name} | {megabytes:.0f} MB |")
+        row(f"idle memory of {name}", "", f"{megabytes:.0f} MB")
+
+
+def row(*cells: str) -> None:
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
