@@ -307,9 +307,17 @@ def gone(pid: int) -> bool:
     return proc(pid, "stat").partition(") ")[2][:1] in ("", "Z")
 
 
+def pid_told(directory: Path) -> str:
+    path = directory.parent / "conf" / "nginx.pid"
+    return path.read_text().strip() if path.exists() else ""
+
+
 async def test_nginx_runs_without_privileges_and_ends_with_its_run(proxies):
     async with serving(proxies, str(uuid.uuid4())) as directory:
-        pid = int((directory.parent / "conf" / "nginx.pid").read_text())
+        async with asyncio.timeout(20):
+            while not (told := pid_told(directory)):  # noqa: ASYNC110  # it listens before it tells
+                await asyncio.sleep(0.005)
+        pid = int(told)
         uids = next(line for line in proc(pid, "status").splitlines() if line.startswith("Uid"))
         assert "0" not in uids.split()[1:]
     assert gone(pid)
@@ -324,9 +332,10 @@ async def main():
     runtime_dir, nginx = map(Path, sys.argv[1:3])
     proxies = NginxProxies(runtime_dir=runtime_dir, nginx=nginx, gateway_url="http://127.0.0.1:9", token_key=b"k" * 32)
     async with proxies.serve("r", "01890000-0000-7000-8000-0123456789ab", 8) as directory:
-        while not (directory / "proxy.sock").exists():
+        told = directory.parent / "conf" / "nginx.pid"
+        while not (told.exists() and told.read_text().strip()):
             await asyncio.sleep(0.005)
-        print((directory.parent / "conf" / "nginx.pid").read_text().strip(), flush=True)
+        print(told.read_text().strip(), flush=True)
         await asyncio.sleep(60)
 asyncio.run(main())
 """
