@@ -60,6 +60,22 @@ async def test_a_replaced_provider_is_closed_when_its_last_call_has_ended():
     assert new.closed == 1
 
 
+async def test_a_replaced_provider_stays_open_for_a_call_that_was_admitted_and_has_no_turn_yet():
+    make = Made()
+    roster = roster_of(provider("p"), make=make)
+    offers = roster.offers("m", "chat")
+    roster.hold(offers)
+    roster.replace(config(provider("p", weight=2.0)), make)
+    old = make.adapters[0]
+    turn = await roster.take(offers, set(), CLOCK.monotonic() + 5, "r")
+    turn.give_back()
+    await asyncio.sleep(0)
+    assert (turn.adapter, old.closed) == (old, 0)
+    roster.release(offers)
+    await asyncio.sleep(0)
+    assert old.closed == 1
+
+
 async def test_a_provider_that_stays_as_it_is_keeps_its_connections_and_health():
     make = Made()
     roster = roster_of(provider("p"), make=make)

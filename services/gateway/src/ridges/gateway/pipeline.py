@@ -113,6 +113,8 @@ class Pipeline:
         except BaseException as error:
             await self._fail(view, record, keeping, error)
             raise
+        finally:
+            self._roster.release(record.offers)
         await self._keep_and_settle(view, record, keeping, body, "application/json")
         return body, reply
 
@@ -154,6 +156,8 @@ class Pipeline:
         except BaseException as error:
             await self._fail(view, record, keeping, error.failure if isinstance(error, StreamCut) else error)
             raise
+        finally:
+            self._roster.release(record.offers)
         await self._keep_and_settle(view, record, keeping, b"\n\n".join(record.received), "text/event-stream")
         yield DONE
 
@@ -226,7 +230,12 @@ class Pipeline:
                 raise ModelNotSupported(call.model, call.kind)
             offers = _taking(call, offers)
             demand, call_id = _demand(call, offers), self._clock.new_id()
-            grant = await self._reservations.reserve(view, limits, call_id, call, demand)
+            self._roster.hold(offers)
+            try:
+                grant = await self._reservations.reserve(view, limits, call_id, call, demand)
+            except BaseException:
+                self._roster.release(offers)
+                raise
         except GatewayError as refusal:
             await self._record_refusal(view, refusal, call.model)
             raise

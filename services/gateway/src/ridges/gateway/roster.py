@@ -39,6 +39,12 @@ class Seat:
         self.health = choice.Health()
         self.queue = FairQueue(provider.max_concurrency, provider.max_queue)
         self.retired = False
+        self.holders = 0
+        """Calls that may still ask it: those that were admitted before a reload wait for their turn afterwards."""
+
+    @property
+    def unused(self) -> bool:
+        return self.queue.idle and not self.holders
 
 
 class Offer(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +101,7 @@ class Turn:
         self._given_back = True
         seat = self.offer.seat
         seat.queue.release()
-        if seat.retired and seat.queue.idle:
+        if seat.retired and seat.unused:
             self._retire(seat)
 
 
@@ -147,7 +153,20 @@ class Roster:
         self._take_over(config, seats)
         for seat in left:
             seat.retired = True
-            if seat.queue.idle:
+            if seat.unused:
+                self._close(seat)
+
+    def hold(self, offers: tuple[Offer, ...]) -> None:
+        """Keep their providers open for a call, whatever is reloaded, until ``release``."""
+        for offer in offers:
+            offer.seat.holders += 1
+
+    def release(self, offers: tuple[Offer, ...]) -> None:
+        """The call has ended."""
+        for offer in offers:
+            seat = offer.seat
+            seat.holders -= 1
+            if seat.retired and seat.unused:
                 self._close(seat)
 
     async def take(self, offers: tuple[Offer, ...], tried: set[str], deadline: float, run_id: str) -> Turn:
