@@ -112,9 +112,10 @@ _ENDS_OR_SECOND = (ev.AgentStarted, ev.PatchProduced, ev.AgentFailed)
 async def test_two_managers_share_the_work_and_leave_each_others_sandboxes_alone(
     tmp_path, nats_server, gateway, requests, sandbox
 ):
-    async with managers(tmp_path, nats_server, gateway, "one", "two", sandbox=sandbox, slots=2) as (one, _):
-        source = SLEEPER.format(seconds=4)
-        ids = [await requests.run(source, limits=limits()) for _ in range(4)]
+    settings = {"sandbox": sandbox, "slots": 2, "claim_s": 1}
+    async with managers(tmp_path, nats_server, gateway, "one", "two", **settings) as (one, _):
+        source = SLEEPER.format(seconds=20)
+        ids = [await requests.run(source, limits=limits(agent_timeout_s=60)) for _ in range(4)]
         for run_id in ids:
             await requests.wait(run_id, ev.AgentStarted, timeout_s=20)
         at_work = [(await attempts(requests, run_id))[0][1] for run_id in ids]
