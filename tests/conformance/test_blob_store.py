@@ -16,6 +16,14 @@ from ridges.chassis.ports import BlobMissing
 EMPTY = "sha256:" + hashlib.sha256(b"").hexdigest()
 
 
+async def got(blobs, digest):
+    """The content, or None while it is missing."""
+    try:
+        return await blobs.get(digest)
+    except BlobMissing:
+        return None
+
+
 class BlobStoreSuite:
     """The fixture ``blobs`` gives the store; ``damage(blobs, digest)`` changes what it holds."""
 
@@ -46,6 +54,23 @@ class BlobStoreSuite:
             await blobs.get(ref.digest)
         await blobs.put(b"precious", "text/plain")
         assert await blobs.get(ref.digest) == b"precious"
+
+    async def test_what_is_put_soon_is_there_after_a_flush(self, blobs):
+        contents = [b"", b"text", bytes(range(256)) * 5_000, *(b"content %d" % number for number in range(300))]
+        refs = await asyncio.gather(*(blobs.put_soon(content, "text/plain") for content in contents))
+        again = await blobs.put_soon(b"text", "text/plain")
+        await blobs.flush()
+        assert again == await blobs.put(b"text", "text/plain") == refs[1]
+        assert [await blobs.get(ref.digest) for ref in refs] == contents
+
+    async def test_what_is_put_soon_is_there_soon_without_a_flush(self, blobs):
+        ref = await blobs.put_soon(b"soon", "text/plain")
+        async with asyncio.timeout(20):
+            while await got(blobs, ref.digest) != b"soon":
+                await asyncio.sleep(0.02)
+
+    async def test_a_flush_of_nothing_returns(self, blobs):
+        await blobs.flush()
 
     async def test_ping_says_that_it_can_be_written(self, blobs):
         await blobs.ping()
@@ -83,6 +108,24 @@ class TestFileBlobStore(BlobStoreSuite):
         assert any(str(path.parent / ".new-") in name for name in synced), "the content"
         wanted = [str(folder) for folder in (path.parent, path.parent.parent, path.parent.parent.parent)]
         assert [name for name in synced if name in wanted] == wanted, "its name, and the folders that were made for it"
+
+    async def test_put_soon_fails_nobody_when_the_folder_cannot_be_written(self, tmp_path):
+        (tmp_path / "file").write_text("no folder")
+        blobs = FileBlobStore(tmp_path / "file")
+        ref = await blobs.put_soon(b"x", "text/plain")
+        await blobs.flush()
+        (tmp_path / "file").unlink()
+        await blobs.put_soon(b"y", "text/plain")
+        await blobs.flush()
+        with pytest.raises(BlobMissing):
+            await blobs.get(ref.digest)
+
+    async def test_put_soon_leaves_nothing_else_behind(self, blobs, tmp_path):
+        await asyncio.gather(*(blobs.put_soon(b"%d" % (number % 7), "text/plain") for number in range(50)))
+        await blobs.flush()
+        files = [path for path in (tmp_path / "my blobs").rglob("*") if path.is_file()]
+        assert len(files) == 7
+        assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
 
     async def test_a_folder_that_cannot_be_written_fails_the_ping(self, tmp_path):
         (tmp_path / "file").write_text("no folder")

@@ -140,3 +140,22 @@ def test_a_missing_and_a_damaged_blob_are_named_by_the_first_event_that_names_th
     assert kinds == [("blob", 6)]
     assert "damaged" in result.findings[0].detail
     assert result.findings[0].detail.count("sha256:") == 1
+
+
+def test_missing_contents_of_a_model_call_are_a_warning_unless_something_else_names_them():
+    author, blobs = Author(), MemoryBlobStore()
+
+    async def store():
+        for content in (b"do it", b"tar", b"def agent_main(input):\n    return ''\n", b"log\n", b"diff\n"):
+            await blobs.put(content, "text/plain")
+
+    asyncio.run(store())
+    good = a_good_run(author)
+    lost = msgspec.structs.replace(good[3], request=ref_to(b"lost", "application/json"))
+    kinds, result = found(raw_log([*good[:3], lost, *good[4:]]), blobs)
+    assert (kinds, result.ok) == ([("blob", 4)], True)
+    assert "0 errors, 1 warnings" in result.summary
+    blobs.contents.pop(ref_to(b"diff\n", "text/x-diff").digest)
+    shared = msgspec.structs.replace(good[3], request=ref_to(b"diff\n", "text/x-diff"))
+    kinds, result = found(raw_log([*good[:3], shared, *good[4:]]), blobs)
+    assert (len(kinds), result.ok) == (1, False)

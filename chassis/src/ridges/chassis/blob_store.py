@@ -4,21 +4,24 @@ Layout: ``sha256/ab/<the other 62 digits>``.
 """
 
 import asyncio
-import os
 import re
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.store import ObjectStore, from_url
 
+from ridges.chassis.blob_files import sync_file_system, write_all, write_durably
 from ridges.chassis.ports import BlobMissing, NamedBlobStore
+from ridges.chassis.writing_behind import Waiting, WritingBehind
 from ridges.contracts.blobs import DIGEST, BlobRef, digest_of, ref_to
 
 PING_NAME = "ping"
 NAMED = "named"
 """Folder of the few contents that are found by name."""
+HASHED_HERE = 64 * 1024
+"""Larger contents are hashed in a thread."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9.-]*)*")
 
 
@@ -45,6 +48,7 @@ class FileBlobStore:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._behind = WritingBehind(self._write_all, self._sync)
 
     def path_of(self, digest: str) -> Path:
         """Where the blob's file is. Raises BlobMissing when the digest is none."""
@@ -52,8 +56,16 @@ class FileBlobStore:
 
     async def put(self, content: bytes, media_type: str) -> BlobRef:
         ref = ref_to(content, media_type)
-        await asyncio.to_thread(_write_durably, self.path_of(ref.digest), content)
+        await asyncio.to_thread(write_durably, self.path_of(ref.digest), content)
         return ref
+
+    async def put_soon(self, content: bytes, media_type: str) -> BlobRef:
+        ref = await _ref_to(content, media_type)
+        await self._behind.add(ref.digest, content, media_type)
+        return ref
+
+    async def flush(self) -> None:
+        await self._behind.flush()
 
     async def get(self, digest: str) -> bytes:
         try:
@@ -63,10 +75,10 @@ class FileBlobStore:
         return _verified(digest, content, str(self._root))
 
     async def ping(self) -> None:
-        await asyncio.to_thread(_write_durably, self._root / PING_NAME, b"")
+        await asyncio.to_thread(write_durably, self._root / PING_NAME, b"")
 
     async def put_named(self, name: str, content: bytes) -> None:
-        await asyncio.to_thread(_write_durably, self._root / _named(name), content)
+        await asyncio.to_thread(write_durably, self._root / _named(name), content)
 
     async def get_named(self, name: str) -> bytes | None:
         try:
@@ -76,6 +88,13 @@ class FileBlobStore:
 
     async def names(self, folder: str) -> list[str]:
         return await asyncio.to_thread(self._names, folder)
+
+    async def _write_all(self, waiting: Sequence[Waiting]) -> None:
+        files = [(f"{self._root}/{_path_of(digest)}", content) for digest, content, _ in waiting]
+        await asyncio.to_thread(write_all, files)
+
+    async def _sync(self) -> None:
+        await asyncio.to_thread(sync_file_system, self._root)
 
     def _names(self, folder: str) -> list[str]:
         try:
@@ -91,6 +110,7 @@ class ObjectBlobStore:
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
+        self._behind = WritingBehind(self._put_all)
 
     async def put(self, content: bytes, media_type: str) -> BlobRef:
         ref = ref_to(content, media_type)
@@ -99,6 +119,14 @@ class ObjectBlobStore:
             return ref
         await obstore.put_async(self.store, path, content, attributes={"Content-Type": media_type})
         return ref
+
+    async def put_soon(self, content: bytes, media_type: str) -> BlobRef:
+        ref = await _ref_to(content, media_type)
+        await self._behind.add(ref.digest, content, media_type)
+        return ref
+
+    async def flush(self) -> None:
+        await self._behind.flush()
 
     async def get(self, digest: str) -> bytes:
         try:
@@ -121,6 +149,15 @@ class ObjectBlobStore:
     async def names(self, folder: str) -> list[str]:
         found = await obstore.list(self.store, _named(folder) + "/").collect_async()
         return sorted(meta["path"].removeprefix(f"{NAMED}/") for meta in found)
+
+    async def _put_all(self, waiting: Sequence[Waiting]) -> None:
+        puts = (
+            obstore.put_async(self.store, _path_of(digest), content, attributes={"Content-Type": media_type})
+            for digest, content, media_type in waiting
+        )
+        for failure in await asyncio.gather(*puts, return_exceptions=True):
+            if failure is not None and isinstance(failure, BaseException):
+                raise failure
 
     async def _holds(self, path: str, content: bytes) -> bool:
         try:
@@ -148,6 +185,12 @@ class MemoryBlobStore:
         self.contents[ref.digest] = bytes(content)
         return ref
 
+    async def put_soon(self, content: bytes, media_type: str) -> BlobRef:
+        return await self.put(content, media_type)
+
+    async def flush(self) -> None:
+        """Nothing waits."""
+
     async def get(self, digest: str) -> bytes:
         if digest not in self.contents:
             raise BlobMissing(f"no blob {digest} in memory")
@@ -167,6 +210,12 @@ class MemoryBlobStore:
         return sorted(name.removeprefix(f"{NAMED}/") for name in self.named if name.startswith(start))
 
 
+async def _ref_to(content: bytes, media_type: str) -> BlobRef:
+    if len(content) <= HASHED_HERE:
+        return ref_to(content, media_type)
+    return await asyncio.to_thread(ref_to, content, media_type)
+
+
 def _named(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} cannot name a blob; use lower-case letters, digits, '.' and '-', folders with '/'")
@@ -184,49 +233,3 @@ def _verified(digest: str, content: bytes, where: str) -> bytes:
     if digest_of(content) != digest:
         raise BlobMissing(f"blob {digest} in {where} is damaged: its content has another digest")
     return content
-
-
-def _write_durably(path: Path, content: bytes) -> None:
-    if _holds(path, content):
-        _sync_directory(path.parent)
-        return
-    made = _make_folders(path.parent)
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    for folder in (path.parent, *made):
-        _sync_directory(folder)
-
-
-def _make_folders(folder: Path) -> list[Path]:
-    """The folders whose entries changed, for syncing."""
-    changed = []
-    for missing in (folder, *folder.parents):
-        if missing.exists():
-            break
-        changed.append(missing.parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    return changed
-
-
-def _holds(path: Path, content: bytes) -> bool:
-    try:
-        return path.stat().st_size == len(content) and path.read_bytes() == content
-    except FileNotFoundError:
-        return False
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -160,6 +160,15 @@ class BlobStore(Protocol):
     async def put(self, content: bytes, media_type: str) -> BlobRef:
         """The reference; durable when this returns. Storing the same content again costs nothing."""
 
+    async def put_soon(self, content: bytes, media_type: str) -> BlobRef:
+        """The reference at once; the content is stored within a second, many together, and lost when we crash first.
+
+        For what is an aid and no part of any promise. Waits while too much is on its way; failures are logged.
+        """
+
+    async def flush(self) -> None:
+        """Returns when all that ``put_soon`` took is durable."""
+
     async def get(self, digest: str) -> bytes:
         """The content, verified against its digest.
 

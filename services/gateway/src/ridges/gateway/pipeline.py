@@ -16,7 +16,7 @@ from ridges.gateway.answers import StreamCut
 from ridges.gateway.attempts import Attempts
 from ridges.gateway.calls import ModelCall
 from ridges.gateway.calls_in_flight import CallsInFlight
-from ridges.gateway.contents import Contents
+from ridges.gateway.contents import CallContents, Contents
 from ridges.gateway.domain import Demand, highest, refusal_before_call
 from ridges.gateway.errors import (
     CallerGone,
@@ -107,15 +107,15 @@ class Pipeline:
     ) -> tuple[bytes, Reply]:
         record = await self._patience.outlast(lambda: self._admit(view, call), began_at)
         deadline = began_at + self._call_deadline_s
-        keeping = asyncio.create_task(self._contents.keep(call.received))
+        contents = self._contents.of_call(call.received, durable=call.idempotency_key is not None)
         try:
             body, reply = await self._attempts.send(record, deadline, accept)
         except BaseException as error:
-            await self._fail(view, record, keeping, error)
+            await self._fail(view, record, contents, error)
             raise
         finally:
             self._roster.release(record.offers)
-        await self._keep_and_settle(view, record, keeping, body, "application/json")
+        await self._keep_and_settle(view, record, contents, body, "application/json")
         return body, reply
 
     async def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
@@ -148,17 +148,17 @@ class Pipeline:
     async def _stream(self, view: RunView, call: ModelCall, began_at: float) -> AsyncGenerator[bytes, None]:
         record = await self._patience.outlast(lambda: self._admit(view, call), began_at)
         deadline = began_at + self._call_deadline_s
-        keeping = asyncio.create_task(self._contents.keep(call.received))
+        contents = self._contents.of_call(call.received, durable=call.idempotency_key is not None)
         try:
             async with aclosing(self._attempts.stream(record, deadline)) as events:
                 async for event in events:
                     yield event
         except BaseException as error:
-            await self._fail(view, record, keeping, error.failure if isinstance(error, StreamCut) else error)
+            await self._fail(view, record, contents, error.failure if isinstance(error, StreamCut) else error)
             raise
         finally:
             self._roster.release(record.offers)
-        await self._keep_and_settle(view, record, keeping, b"\n\n".join(record.received), "text/event-stream")
+        await self._keep_and_settle(view, record, contents, b"\n\n".join(record.received), "text/event-stream")
         yield DONE
 
     async def spending_of(self, run_id: str) -> tuple[int, int]:
@@ -199,6 +199,7 @@ class Pipeline:
                 while self._finishing:
                     await asyncio.wait(set(self._finishing))
                 await self._settler.drain()
+                await self._contents.flush()
                 return
         log.error("the log is away; what some calls cost is settled when this gateway starts again")
 
@@ -278,15 +279,15 @@ class Pipeline:
         self,
         view: RunView,
         record: CallRecord,
-        keeping: "asyncio.Task[BlobRef | None]",
+        contents: CallContents,
         answer: bytes,
         media_type: str,
     ) -> None:
         """The answer is here, so the call is made, also when the caller leaves now."""
         try:
-            request, kept = await keeping, await self._contents.keep(answer, media_type)
+            request, kept = await contents.request(), await contents.reply(answer, media_type)
         except asyncio.CancelledError:
-            self._behind(self._finish(view, record, keeping, answer, media_type))
+            self._behind(self._finish(view, record, contents, answer, media_type))
             raise
         await self._settler.settle(view, self._made(view, record, request, kept))
 
@@ -294,13 +295,12 @@ class Pipeline:
         self,
         view: RunView,
         record: CallRecord,
-        keeping: "asyncio.Task[BlobRef | None]",
+        contents: CallContents,
         answer: bytes,
         media_type: str,
     ) -> None:
-        await asyncio.wait({keeping})
-        request = None if keeping.cancelled() else keeping.result()
-        self._settler.later(view, self._made(view, record, request, await self._contents.keep(answer, media_type)))
+        request, kept = await contents.request(), await contents.reply(answer, media_type)
+        self._settler.later(view, self._made(view, record, request, kept))
 
     def _made(
         self, view: RunView, record: CallRecord, request: BlobRef | None, reply: BlobRef | None
@@ -318,25 +318,22 @@ class Pipeline:
             observer.ended(event, record.began_at, record.timeline)
         return event
 
-    async def _fail(
-        self, view: RunView, record: CallRecord, keeping: "asyncio.Task[BlobRef | None]", error: BaseException
-    ) -> None:
+    async def _fail(self, view: RunView, record: CallRecord, contents: CallContents, error: BaseException) -> None:
         """Settle a call that ends without an answer. Callers that left are not waited for."""
         left = isinstance(error, asyncio.CancelledError | GeneratorExit)
         gone = ShuttingDown() if self._in_flight.cut_off else CallerGone()
         why = error if isinstance(error, GatewayError) else gone if left else InternalError()
         if isinstance(why, InternalError):
             log.error("a model call broke", run_id=view.run_id, call_id=record.call_id, exc_info=error)
-        settling = self._behind(self._settle_failure(view, record, keeping, why))
+        settling = self._behind(self._settle_failure(view, record, contents, why))
         if not left:
             await asyncio.wait({settling})
 
     async def _settle_failure(
-        self, view: RunView, record: CallRecord, keeping: "asyncio.Task[BlobRef | None]", why: GatewayError
+        self, view: RunView, record: CallRecord, contents: CallContents, why: GatewayError
     ) -> None:
-        await asyncio.wait({keeping})
-        request = None if keeping.cancelled() else keeping.result()
-        reply = await self._contents.keep(b"\n\n".join(record.received), "text/event-stream")
+        request = await contents.request()
+        reply = await contents.reply(b"\n\n".join(record.received), "text/event-stream")
         event = record.failed(self._clock.new_id(), self._clock.now(), request, reply, why)
         for observer in self._observers:
             observer.ended(event, record.began_at, record.timeline)

@@ -19,6 +19,7 @@ from ridges.ledger.passes.reporting import Pace
 FINDINGS_KEPT = 1_000
 _MARK = EVENT_ID_HEADER.encode() + b":"
 _ENDING = (ev.TestsFinished, ev.EvaluationFailed, ev.AgentFailed, ev.RunCancelled)
+_CALL = (ev.InferenceMade, ev.InferenceFailed)
 _EVALUATION = (ev.EvaluationStarted, ev.EvaluationSandboxExited, ev.TestsFinished)
 
 
@@ -44,6 +45,8 @@ class LogCheck:
         """Findings beyond those that are kept."""
         self.blobs: dict[str, int] = {}
         """Digest -> position of the first event that names it."""
+        self.call_contents: dict[str, int] = {}
+        """The same of what model calls sent and got, which no promise covers."""
         self.position = 0
         self._runs: dict[str, _Run] = {}
         self._ids: set[int] = set()
@@ -96,8 +99,9 @@ class LogCheck:
             self._event("event id", "error", f"its header has the id {told_id}", position, event)
         self._check_id(position, event)
         self._newest = event.time
+        named_blobs = self.call_contents if isinstance(event, _CALL) else self.blobs
         for ref in _refs(event):
-            self.blobs.setdefault(ref.digest, position)
+            named_blobs.setdefault(ref.digest, position)
         if not isinstance(event, ev.ProblemPublished | ev.PriceListPublished):
             self._check_run(position, event)
 
