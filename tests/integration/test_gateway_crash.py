@@ -58,7 +58,7 @@ def test_kill_minus_nine_during_a_thousand_calls(start, log, mock):
 
 def test_what_a_crash_left_open_is_settled_by_estimate_and_the_budget_is_free_again(start, log, mock):
     gateway = start(mock_config(mock.url, "slow 20", "ok"))
-    run_id = log.new_run(max_cost_nano_usd=5_000_000, max_concurrency=1)
+    run_id = log.new_run(max_cost_nano_usd=8_000_000, max_concurrency=1)
     with ThreadPoolExecutor(1) as pool:
         lost = pool.submit(ask, gateway, run_id, "slow-20")
         eventually(lambda: mock.open)
