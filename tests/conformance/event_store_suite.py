@@ -193,6 +193,51 @@ class EventStoreSuite:
         assert sorted(map(type, answers), key=str) == sorted([int] + [WrongPosition] * 14, key=str)
         assert await stores[0].last_position() == 1
 
+    # --- many callers at once
+
+    async def test_of_many_at_once_each_is_told_where_its_own_stands(self, log):
+        store = await log.open()
+        events = [cancelled(f"run-{number % 7}") for number in range(100)]
+        positions = await asyncio.gather(*(store.append(event.run_id, [event]) for event in events))
+        assert sorted(positions) == list(range(1, 101))
+        stored = {r.event.id: r.position for run in range(7) for r in await store.read_run(f"run-{run}")}
+        assert [stored[event.id] for event in events] == positions
+
+    async def test_of_many_at_once_a_wrong_expectation_fails_by_itself(self, log):
+        store = await log.open()
+        await store.append("run-3", [started("run-3")])
+        expected = LastPosition(0, AgentStarted)
+        runs = [f"run-{number}" for number in range(40)]
+        asked = (store.append(run, [started(run)], expected) for run in runs)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        failed = [answer for answer in answers if not isinstance(answer, int)]
+        assert [type(answer) for answer in failed] == [WrongPosition]
+        assert (failed[0].stream_id, failed[0].actual) == ("run-3", 1)
+        assert await store.last_position() == 40
+
+    async def test_of_many_at_once_an_id_that_is_stored_already_is_no_failure(self, log):
+        store = await log.open()
+        known = cancelled("a")
+        await store.append("a", [known])
+        events = [known, *(cancelled(f"run-{number}") for number in range(30)), known]
+        positions = await asyncio.gather(*(store.append(event.run_id, [event]) for event in events))
+        assert positions[0] == positions[-1] == 1
+        assert sorted(positions[1:-1]) == list(range(2, 32))
+        assert await store.last_position() == 31
+
+    async def test_of_many_at_once_that_expect_the_same_of_many_runs_one_of_each_wins(self, log):
+        stores = [await log.open() for _ in range(2)]
+        runs = [f"run-{number}" for number in range(20)]
+        asked = [
+            store.append(run, [started(run)], LastPosition(0, AgentStarted))
+            for run in runs
+            for store in stores
+            for _ in range(3)
+        ]
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert sorted(map(type, answers), key=str) == sorted([int] * 20 + [WrongPosition] * 100, key=str)
+        assert [len(await stores[0].read_run(run)) for run in runs] == [1] * 20
+
     # --- read
 
     async def test_a_run_that_is_not_there_is_empty(self, log):
@@ -264,6 +309,18 @@ class EventStoreSuite:
         await store.append("b", [cancelled("b")])
         assert (await asyncio.wait_for(coming, 10)).position == 2
         await subscription.aclose()
+
+    async def test_a_subscription_without_its_own_brings_what_others_append(self, log):
+        store, writer = await log.open(), await log.open()
+        seen: list = []
+        async with collecting(store.subscribe(own=False), seen):
+            for _ in range(3):
+                await store.append("a", [cancelled("a")])
+                await writer.append("b", [cancelled("b")])
+            await eventually(lambda: sum(r.event.run_id == "b" for r in seen) == 3)
+        positions = [r.position for r in seen]
+        assert positions == sorted(set(positions))
+        assert {2, 4, 6} <= set(positions)
 
     async def test_a_subscription_and_appends_survive_interruptions(self, log):
         store, writer = await log.open(), await log.open()

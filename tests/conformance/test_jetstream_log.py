@@ -67,6 +67,52 @@ class TestLostAcknowledgement:
                 await store.append("a", [cancelled("a")], NEW)
 
 
+class TestManyAtOnce:
+    async def test_a_lost_acknowledgement_of_many_is_no_failure_and_no_double(self, nats_server):
+        async with TcpProxy(nats_server.port) as proxy, through(nats_server, proxy) as store:
+            proxy.lose_answer_to(b"Nats-Batch-Commit")
+            runs = [f"run-{number}" for number in range(40)]
+            positions = await asyncio.gather(*(store.append(run, [cancelled(run)]) for run in runs))
+            assert proxy.triggered.is_set(), "they went as a batch"
+            assert sorted(positions) == list(range(1, 41))
+            assert await store.last_position() == 40
+
+    async def test_a_lost_acknowledgement_leaves_expectations_exact(self, nats_server):
+        expected = LastPosition(0, RunCancelled)
+        async with TcpProxy(nats_server.port) as proxy, through(nats_server, proxy) as store:
+            proxy.lose_answer_to(b"Nats-Batch-Commit")
+            runs = [f"run-{number}" for number in range(20)]
+            await asyncio.gather(*(store.append(run, [cancelled(run)], expected) for run in runs))
+            again = (store.append(run, [cancelled(run)], expected) for run in runs)
+            answers = await asyncio.gather(*again, return_exceptions=True)
+            assert [type(answer) for answer in answers] == [WrongPosition] * 20
+            assert await store.last_position() == 20
+
+    async def test_nothing_acknowledged_is_lost_when_the_server_is_killed_among_them(self, nats_server):
+        async with opened(nats_server) as store:
+            events = [cancelled(f"run-{number % 50}") for number in range(400)]
+            appending = [asyncio.create_task(store.append(event.run_id, [event])) for event in events]
+            await asyncio.wait(appending, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.to_thread(nats_server.kill9)
+            await asyncio.to_thread(nats_server.start)
+            positions = await asyncio.gather(*appending)
+            assert sorted(positions) == list(range(1, 401))
+            stored = {r.event.id: r.position async for r in store.read_all()}
+            assert stored == {event.id: position for event, position in zip(events, positions, strict=True)}
+
+    async def test_own_events_are_left_out_of_a_subscription_that_does_not_want_them(self, nats_server):
+        async with opened(nats_server) as store, opened(nats_server) as other:
+            seen: list = []
+            async with collecting(store.subscribe(own=False), seen):
+                await other.append("first", [cancelled("first")])
+                await eventually(lambda: len(seen) == 1)
+                runs = [f"run-{number}" for number in range(40)]
+                await asyncio.gather(*(store.append(run, [cancelled(run)]) for run in runs))
+                await other.append("last", [cancelled("last")])
+                await eventually(lambda: seen[-1].event.run_id == "last")
+            assert [r.position for r in seen] == [1, 42]
+
+
 class TestOldIds:
     async def test_are_stored_once_when_the_server_has_forgotten_them(self, nats_server):
         async with opened(nats_server) as store:
@@ -211,6 +257,15 @@ class TestPermissions:
             assert time.monotonic() - began < 2
             assert await store.append("a", [started("a")]) == 1
             assert [r.event.attempt for r in await store.read_run("a")] == [1]
+
+    async def test_of_many_at_once_a_denied_event_is_refused_by_itself(self, server):
+        async with opened(server, user="gateway", password="g") as store:
+            runs = [f"run-{number}" for number in range(30)]
+            asked = [store.append(run, [started(run)]) for run in runs]
+            asked.insert(15, store.append("denied", [cancelled("denied")]))
+            answers = await asyncio.gather(*asked, return_exceptions=True)
+            assert isinstance(answers.pop(15), EventRefused)
+            assert sorted(answers) == list(range(1, 31))
 
     async def test_a_denied_reader_hears_it(self, server):
         async with opened(server, user="gateway", password="g") as store:

@@ -136,8 +136,10 @@ class FaultyStore:
 
     def __init__(self, sea: Sea, life: Life) -> None:
         self._sea, self._life, self._dice = sea, life, life.dice
+        self._own: set[str] = set()
 
     async def append(self, stream_id, events, expected=None):
+        self._own.update(event.id for event in events)
         sea, weather = self._sea, self._sea.weather
         if sea.sabotage == "no-optimistic-concurrency" and isinstance(events[0], ev.InferenceReserved):
             expected = None
@@ -179,10 +181,11 @@ class FaultyStore:
             await self._hang_when_dead()
             yield recorded
 
-    async def subscribe(self, after=0, types=()):
+    async def subscribe(self, after=0, types=(), *, own=True):
         async for recorded in self._sea.memory.subscribe(after, types):
             await self._reach(patience_s=None)
-            yield recorded
+            if own or recorded.event.id not in self._own:
+                yield recorded
 
     async def last_position(self):
         await self._reach()

@@ -49,7 +49,9 @@ class ForgetfulLog:
     async def read_run(self, stream_id: str) -> list[Recorded]:
         return [Recorded(position=number, event=event) for number, event in enumerate(started_run(stream_id), 1)]
 
-    async def subscribe(self, after: int | None = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+    async def subscribe(
+        self, after: int | None = 0, types: Sequence[type[Event]] = (), *, own: bool = True
+    ) -> AsyncIterator[Recorded]:
         await asyncio.Event().wait()
         yield Recorded(position=0, event=started_run("never")[0])
 

@@ -80,7 +80,13 @@ class MemoryEventStore:
             if _has_type(stored, types):
                 yield stored.recorded()
 
-    async def subscribe(self, after: int | None = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+    async def subscribe(
+        self,
+        after: int | None = 0,
+        types: Sequence[type[Event]] = (),
+        *,
+        own: bool = True,  # noqa: ARG002 - it brings all
+    ) -> AsyncIterator[Recorded]:
         position = len(self._log) if after is None else after
         while True:
             await self._wait_beyond(position)

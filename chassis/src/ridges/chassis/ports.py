@@ -117,11 +117,15 @@ class EventStore(Protocol):
     def read_all(self, after: int = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
         """Everything that stands after the position right now, in order; then it ends. No types = all types."""
 
-    def subscribe(self, after: int | None = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+    def subscribe(
+        self, after: int | None = 0, types: Sequence[type[Event]] = (), *, own: bool = True
+    ) -> AsyncIterator[Recorded]:
         """Like ``read_all``, but waits for more for ever; survives reconnects without a gap or a double.
 
         ``after=None`` starts with what is appended from now on: the subscription stands once ``anext`` was first
         awaited. To miss nothing, read ``last_position()`` before and pass it as ``after``.
+        ``own=False`` may leave out events that this very store appended (or tried to, when ``append`` raised): for one
+        subscriber that takes in by itself what it appends. Some of them may come all the same.
 
         Raises:
             UndecodableEvent: fail-stop; the reader decides.

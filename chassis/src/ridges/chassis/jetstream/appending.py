@@ -8,15 +8,16 @@ window are looked up before.
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import msgspec
 from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 
-from ridges.chassis.identity import encoded
+from ridges.chassis.identity import NAME, encoded
 from ridges.chassis.jetstream.connection import Connection, read_reply
+from ridges.chassis.jetstream.grouping import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE, Group
 from ridges.chassis.jetstream.reading import stored_messages
 from ridges.chassis.jetstream.streams import DUPLICATE_WINDOW_S
 from ridges.chassis.ports import EventRefused, LastPosition, WrongPosition
@@ -25,8 +26,6 @@ from ridges.contracts.subjects import EVENT_ID_HEADER, EVENTS_STREAM, event_subj
 
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 EXPECTED_SUBJECTS = "Nats-Expected-Last-Subject-Sequence-Subject"
-BATCH_ID, BATCH_SEQUENCE, BATCH_COMMIT = "Nats-Batch-Id", "Nats-Batch-Sequence", "Nats-Batch-Commit"
-
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 DUPLICATE_IN_BATCH = 10201
 BATCH_AGAIN = frozenset({10174, 10176, 10210})
@@ -35,6 +34,10 @@ BATCH_AGAIN = frozenset({10174, 10176, 10210})
 REMEMBERED_STREAMS = 10_000
 UNANSWERED = "; is its disk full? nats-server logs it, and must be restarted once there is room"
 """Source: nats-server 2.15 leaves what it cannot write without an answer, and refuses all that follows."""
+REMEMBERED_OWN = 10_000
+
+
+_ABSENT = object()
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -48,7 +51,14 @@ class Appender:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._group = Group(connection)
         self._reach: OrderedDict[str, int] = OrderedDict()
+        self._own: dict[bytes, None] | None = None
+
+    def skip_own(self) -> Callable[[bytes], bool]:
+        """From now on: whether an event id is of an event that was appended here. True once for each id."""
+        own = self._own = {}
+        return lambda event_id: own.pop(event_id, _ABSENT) is None
 
     def reach(self, stream_id: str) -> int:
         """A position that certainly stands in the stream; 0 = none known. A read that ends before it is stale."""
@@ -59,7 +69,11 @@ class Appender:
             _Message(event_subject(stream_id, type_name(event)), event.id, content)
             for event, content in zip(events, encoded(stream_id, events), strict=True)
         ]
-        attempt = _Attempt(self._connection, stream_id, messages, expected)
+        if self._own is not None and len(messages) == 1:
+            self._own[messages[0].event_id.encode()] = None
+            if len(self._own) > REMEMBERED_OWN:
+                del self._own[next(iter(self._own))]
+        attempt = _Attempt(self._connection, self._group, stream_id, messages, expected)
         try:
             what = f"{stream_id}: appending {type_name(events[-1])}"
             position = await self._connection.persist(what, attempt.once, hint=UNANSWERED)
@@ -80,9 +94,14 @@ class _Attempt:
     """One append, over all its tries."""
 
     def __init__(
-        self, connection: Connection, stream_id: str, messages: list[_Message], expected: LastPosition | None
+        self,
+        connection: Connection,
+        group: Group,
+        stream_id: str,
+        messages: list[_Message],
+        expected: LastPosition | None,
     ) -> None:
-        self._connection, self._stream_id = connection, stream_id
+        self._connection, self._group, self._stream_id = connection, group, stream_id
         self._messages, self._expected = messages, expected
         self._unsure = not all(_surely_in_window(message.event_id) for message in messages)
 
@@ -100,10 +119,17 @@ class _Attempt:
         return max(position, 0 if missing is self._messages else await self._last_of_all())
 
     async def _publish(self, message: _Message) -> int:
-        headers = {EVENT_ID_HEADER: message.event_id} | self._expectation()
-        acknowledged = read_reply(await self._connection.request(message.subject, message.content, headers=headers))
-        position = int(acknowledged["seq"])
-        if acknowledged.get("duplicate"):
+        expectation = self._expectation()
+        headers = {EVENT_ID_HEADER: message.event_id, **expectation}
+        if expectation.get(EXPECTED_SUBJECTS, message.subject) == message.subject and NAME.fullmatch(message.event_id):
+            acknowledged = await self._group.append(
+                message.subject, headers, message.content, conditional=bool(expectation)
+            )
+            position, duplicate = acknowledged.seq, acknowledged.duplicate
+        else:
+            told = read_reply(await self._connection.request(message.subject, message.content, headers=headers))
+            position, duplicate = int(told["seq"]), bool(told.get("duplicate"))
+        if duplicate:
             await self._refuse_foreign(position, message)
         return position
 
@@ -196,8 +222,7 @@ def _told_position(error: APIError) -> int | None:
 def _surely_in_window(event_id: str) -> bool:
     """Whether the server would still know the id: a UUIDv7 that was made less than half a duplicate window ago."""
     try:
-        uuid = UUID(event_id)
+        made_at_ms = int(event_id[:8] + event_id[9:13], 16)
     except ValueError:
         return False
-    age_s = time.time() - (uuid.int >> 80) / 1000
-    return uuid.version == 7 and 0 <= age_s + 1 < DUPLICATE_WINDOW_S / 2
+    return event_id[14:15] == "7" and 0 <= time.time() - made_at_ms / 1000 + 1 < DUPLICATE_WINDOW_S / 2

@@ -2,18 +2,20 @@
 
 import asyncio
 import time
+from asyncio import Future
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import structlog
 from nats import errors
-from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 
+from ridges.chassis.jetstream.asking import Answer, Questions
+from ridges.chassis.jetstream.client import LogClient
 from ridges.chassis.jetstream.streams import RECORDED_HERE
 from ridges.chassis.jetstream.verify import MORE_STORAGE, NotYet, storage_trouble, verified_epoch
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
@@ -57,7 +59,8 @@ class Connection:
         self.epoch: str | None = None
         self.reconnected: set[Callable[[], None]] = set()
         """Called each time the log is there again after it was away."""
-        self._client: Client | None = None
+        self._client: LogClient | None = None
+        self._questions: Questions | None = None
         self._settled = asyncio.Event()
         """Ready, or refused for good."""
         self._changed = asyncio.Event()
@@ -91,7 +94,7 @@ class Connection:
             await self._client.close()
 
     @property
-    def client(self) -> Client:
+    def client(self) -> LogClient:
         if self._client is None or self._client.is_closed:
             raise EventStoreUnavailable(self._trouble)
         return self._client
@@ -120,20 +123,30 @@ class Connection:
         *,
         headers: dict[str, str] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
-    ) -> Msg:
+    ) -> Answer:
         """The answer to one request.
 
         Raises:
             EventRefused: the server denies this user the subject (NATS itself would let it time out).
             EventStoreUnavailable: the connection was lost meanwhile, the answer with it.
         """
-        asking = asyncio.ensure_future(self.client.request(subject, payload, timeout_s, headers=headers))
-        with self.watched(subject) as failed:
-            try:
-                await asyncio.wait((asking, failed), return_when=asyncio.FIRST_COMPLETED)
-                return failed.result() if failed.done() else asking.result()
-            finally:
-                asking.cancel()
+        reply, answer = self.ask((subject,), timeout_s)
+        try:
+            await self.client.publish(subject, payload, reply=reply, headers=headers)
+        except BaseException:
+            answer.cancel()
+            raise
+        return await answer
+
+    def ask(self, subjects: Collection[str], timeout_s: float = REQUEST_TIMEOUT_S) -> "tuple[str, Future[Answer]]":
+        """The reply subject for something that the caller sends himself (to these subjects), and the answer to it.
+
+        Raises:
+            EventStoreUnavailable: not connected. The answer fails as ``request`` does.
+        """
+        if self._questions is None:
+            raise EventStoreUnavailable(self._trouble)
+        return self._questions.ask({subject.lower() for subject in subjects}, timeout_s)
 
     async def api(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer of the JetStream API. Raises APIError."""
@@ -203,8 +216,8 @@ class Connection:
                 log.warning("the connection to the event log broke", error=repr(error))
             await asyncio.sleep(VERIFY_PAUSE_S)
 
-    async def _connect(self) -> Client:
-        client = Client()
+    async def _connect(self) -> LogClient:
+        client = LogClient()
         try:
             await client.connect(
                 self.place.url,
@@ -223,12 +236,15 @@ class Connection:
                 max_outstanding_pings=2,
                 pending_size=16 * 1024 * 1024,
             )
+            questions = Questions(client)
+            await questions.open()
         except BaseException:
             await client.close()
             raise
+        self._questions = questions
         return client
 
-    async def _keep_verified(self, client: Client) -> None:
+    async def _keep_verified(self, client: LogClient) -> None:
         """Until the client is closed: after each (re)connection verify the log, then let waiting calls go on."""
         while not client.is_closed:
             self._changed.clear()
@@ -298,14 +314,19 @@ class Connection:
     def _deny(self, told: str) -> None:
         log.error("the NATS server denies a subject", error=told)
         subject = told.partition('"')[2].rpartition('"')[0]
+        denial = f"{told}; user {self.place.user!r} lacks this permission on the server"
+        if self._questions is not None:
+            self._questions.deny(subject, EventRefused(denial))
         for failed in self._watched.get(subject, ()):
-            _fail(failed, EventRefused(f"{told}; user {self.place.user!r} lacks this permission on the server"))
+            _fail(failed, EventRefused(denial))
 
     async def _on_lost(self) -> None:
         self._losses += 1
         if not self.refused:
             self._settled.clear()
             self._trouble = f"the connection to {self.place.url} is lost; is nats-server running?"
+        if self._questions is not None:
+            self._questions.lose(EventStoreUnavailable(self._trouble))
         for watching in self._watched.values():
             for failed in watching:
                 _fail(failed, EventStoreUnavailable(self._trouble))
@@ -320,7 +341,7 @@ def _fail(failed: "asyncio.Future[NoReturn]", error: Exception) -> None:
         failed.set_exception(error)
 
 
-def read_reply(reply: Msg) -> dict[str, Any]:
+def read_reply(reply: Answer | Msg) -> dict[str, Any]:
     """The JSON of a JetStream answer. Raises APIError."""
     fields: dict[str, Any] = msgspec.json.decode(reply.data)
     if "error" in fields:

@@ -5,7 +5,8 @@ it is thrown away and a new one starts right after the last event that was hande
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from enum import Enum, auto
 from typing import Any
@@ -14,16 +15,15 @@ from uuid import uuid4
 import msgspec
 import structlog
 from nats import errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 from nats.js.errors import APIError
 
+from ridges.chassis.jetstream.client import LogClient, parsed_headers
 from ridges.chassis.jetstream.connection import Connection
-from ridges.chassis.jetstream.reading import delivery_facts
+from ridges.chassis.jetstream.reading import facts_of
 from ridges.chassis.jetstream.streams import NS_PER_S
 from ridges.chassis.ports import EventStoreUnavailable
-from ridges.contracts.subjects import ALL_EVENTS, EVENTS_STREAM
+from ridges.contracts.subjects import ALL_EVENTS, EVENT_ID_HEADER, EVENTS_STREAM
 
 log = structlog.get_logger(__name__)
 
@@ -35,6 +35,13 @@ SILENCE_S = 5.0
 """No message and no heartbeat for so long: the consumer is gone."""
 RESTART_PAUSE_S = 0.2
 INACTIVE_S = 120
+STATUS_LINE = b"NATS/1.0 "
+"""How the headers begin of what the server itself says."""
+HEARTBEAT = "100"
+_ID_MARK = EVENT_ID_HEADER.encode() + b": "
+
+_Arrived = tuple[bytes, bytes, bytes | None]
+"""(reply subject, content, header block)."""
 
 
 class FedMessage(msgspec.Struct, frozen=True):
@@ -49,22 +56,27 @@ class FedMessage(msgspec.Struct, frozen=True):
 class _Outcome(Enum):
     PULL_AGAIN = auto()
     RESTART = auto()
+    GO_ON = auto()
 
 
 class Feed:
     """Messages after a position, of some subjects."""
 
-    def __init__(self, connection: Connection, after: int, subjects: list[str]) -> None:
+    def __init__(
+        self, connection: Connection, after: int, subjects: list[str], skip: Callable[[bytes], bool] | None = None
+    ) -> None:
+        """``skip`` is asked with the event id of each message whether it is to be left out."""
         self._connection = connection
         self._position = after
         self._subjects = subjects or [ALL_EVENTS]
+        self._skip = skip
 
     async def messages(self, *, until_idle: bool = False) -> AsyncGenerator[FedMessage, None]:
         """For ever, or until there is no further one for the moment."""
         while True:
             await self._connection.ready()
             try:
-                consumer = await _Consumer.start(self._connection, self._position + 1, self._subjects)
+                consumer = await _Consumer.start(self._connection, self._position + 1, self._subjects, self._skip)
             except (errors.Error, APIError, EventStoreUnavailable, OSError) as error:
                 log.debug("cannot follow the log yet", error=repr(error))
                 await asyncio.sleep(RESTART_PAUSE_S)
@@ -72,12 +84,13 @@ class Feed:
             try:
                 if until_idle and not consumer.pending:
                     return
-                async for message in consumer.messages():
-                    if message.position > self._position:
-                        self._position = message.position
-                        yield message
-                    if until_idle and not message.pending:
-                        return
+                async for arrived in consumer.messages():
+                    for message in arrived:
+                        if message.position > self._position:
+                            self._position = message.position
+                            yield message
+                        if until_idle and not message.pending:
+                            return
             finally:
                 await consumer.end()
 
@@ -102,18 +115,26 @@ class Feed:
 class _Consumer:
     """One ephemeral consumer on the server and the inbox it delivers to."""
 
-    def __init__(self, connection: Connection, client: Client, name: str) -> None:
-        self._connection, self._client, self._name = connection, client, name
+    def __init__(
+        self, connection: Connection, client: LogClient, name: str, skip: Callable[[bytes], bool] | None
+    ) -> None:
+        self._connection, self._client, self._name, self._skip = connection, client, name, skip
         self._inbox = client.new_inbox()
-        self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._arrived: deque[_Arrived] = deque()
+        self._wake = asyncio.Event()
+        self._interrupted = False
         self._subscription: Subscription | None = None
         self._delivered = 0
+        self._left = 0
+        """How many messages the last pull may still bring."""
         self.pending = 0
         """How many messages waited when it started."""
 
     @classmethod
-    async def start(cls, connection: Connection, first: int, subjects: list[str]) -> "_Consumer":
-        consumer = cls(connection, connection.client, f"feed-{uuid4().hex}")
+    async def start(
+        cls, connection: Connection, first: int, subjects: list[str], skip: Callable[[bytes], bool] | None
+    ) -> "_Consumer":
+        consumer = cls(connection, connection.client, f"feed-{uuid4().hex}", skip)
         connection.reconnected.add(consumer.interrupt)
         try:
             await consumer._open(first, subjects)
@@ -123,7 +144,7 @@ class _Consumer:
         return consumer
 
     async def _open(self, first: int, subjects: list[str]) -> None:
-        self._subscription = await self._client.subscribe(self._inbox, cb=self._on_message, pending_bytes_limit=0)
+        self._subscription = await self._client.listen(self._inbox, self._on_message)
         config: dict[str, Any] = {
             "name": self._name,
             "deliver_policy": "by_start_sequence",
@@ -141,34 +162,54 @@ class _Consumer:
 
     def interrupt(self) -> None:
         """The connection was away: what the server thinks of this consumer is not to be trusted."""
-        self._arrived.put_nowait(None)
+        self._interrupted = True
+        self._wake.set()
 
-    async def messages(self) -> AsyncIterator[FedMessage]:
-        """Until something looks wrong."""
-        while True:
-            await self._pull()
-            left = BATCH
-            while left:
-                try:
-                    async with asyncio.timeout(SILENCE_S):
-                        message = await self._arrived.get()
-                except TimeoutError:
-                    return
-                if message is None:
-                    return
-                status = (message.headers or {}).get("Status")
-                if status == "100":
-                    continue
-                if status is not None:
-                    if _outcome(status, (message.headers or {}).get("Description", "")) is _Outcome.RESTART:
-                        return
-                    break
-                left -= 1
-                fed, delivered = _parsed(message)
-                if delivered != self._delivered + 1:
-                    return
-                self._delivered = delivered
+    async def messages(self) -> AsyncIterator[list[FedMessage]]:
+        """All that has arrived, whenever something has. Until something looks wrong."""
+        outcome = _Outcome.PULL_AGAIN
+        while not self._interrupted:
+            if outcome is _Outcome.PULL_AGAIN:
+                await self._pull()
+                self._left = BATCH
+            if not self._arrived and not await self._something():
+                return
+            fed, outcome = self._take()
+            if fed:
                 yield fed
+            if outcome is _Outcome.RESTART:
+                return
+
+    async def _something(self) -> bool:
+        """Whether anything comes before the silence is too long."""
+        self._wake.clear()
+        try:
+            async with asyncio.timeout(SILENCE_S):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _take(self) -> "tuple[list[FedMessage], _Outcome]":
+        """Of what has arrived, all up to the end of the pull or up to what looks wrong."""
+        fed: list[FedMessage] = []
+        while self._arrived:
+            reply, content, headers = self._arrived.popleft()
+            if headers is not None and headers.startswith(STATUS_LINE):
+                told = parsed_headers(headers)
+                if told["Status"] == HEARTBEAT:
+                    continue
+                return fed, _outcome(told["Status"], told.get("Description", ""))
+            about = facts_of(reply.decode())
+            if about.delivered != self._delivered + 1:
+                return fed, _Outcome.RESTART
+            self._delivered = about.delivered
+            if self._skip is None or headers is None or not self._skip(_event_id(headers)):
+                fed.append(FedMessage(about.position, content, about.pending))
+            self._left -= 1
+            if not self._left:
+                return fed, _Outcome.PULL_AGAIN
+        return fed, _Outcome.GO_ON
 
     async def _pull(self) -> None:
         request = {
@@ -184,13 +225,19 @@ class _Consumer:
     async def end(self) -> None:
         self._connection.reconnected.discard(self.interrupt)
         with suppress(errors.Error, OSError):
-            if self._subscription is not None and not self._client.is_closed:
-                await self._subscription.unsubscribe()
+            if self._subscription is not None:
+                await self._client.unlisten(self._subscription)
             if self._client.is_connected:
                 await self._client.publish(f"$JS.API.CONSUMER.DELETE.{EVENTS_STREAM}.{self._name}")
 
-    async def _on_message(self, message: Msg) -> None:
-        self._arrived.put_nowait(message)
+    def _on_message(self, _subject: bytes, reply: bytes, content: bytes, headers: bytes | None) -> None:
+        self._arrived.append((reply, content, headers))
+        self._wake.set()
+
+
+def _event_id(headers: bytes) -> bytes:
+    at = headers.find(_ID_MARK)
+    return b"" if at < 0 else headers[at + len(_ID_MARK) : headers.find(b"\r\n", at)]
 
 
 def _outcome(status: str, description: str) -> _Outcome:
@@ -199,9 +246,3 @@ def _outcome(status: str, description: str) -> _Outcome:
     if status == "408" or (status == "409" and ("batch completed" in told or "maxbytes" in told)):
         return _Outcome.PULL_AGAIN
     return _Outcome.RESTART
-
-
-def _parsed(message: Msg) -> tuple[FedMessage, int]:
-    """The message and its number among all that the consumer delivered."""
-    about = delivery_facts(message)
-    return FedMessage(about.position, message.data, about.pending), about.delivered

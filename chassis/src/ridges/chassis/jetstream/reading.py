@@ -38,13 +38,19 @@ class DeliveryFacts(msgspec.Struct, frozen=True):
 
 
 def delivery_facts(message: Msg) -> DeliveryFacts:
+    """What the consumer says about a message."""
+    return facts_of(message.reply)
+
+
+def facts_of(reply: str) -> DeliveryFacts:
     """Read from the reply subject, which may have one more token at its end.
 
     Source: ``$JS.ACK[.<domain>.<account>].<stream>.<consumer>.<deliveries>.<position>.<delivered>.<time>.<pending>``
     """
-    tokens = message.reply.split(".")
+    tokens = reply.split(".")
     shift = 0 if len(tokens) == 9 else 2
-    return DeliveryFacts(*(int(tokens[place + shift]) for place in (4, 5, 6, 8)))
+    deliveries, position, delivered, _, pending = tokens[4 + shift : 9 + shift]
+    return DeliveryFacts(int(deliveries), int(position), int(delivered), int(pending))
 
 
 async def stored_messages(connection: Connection, stream: str, subjects: str, first: int = 1) -> AsyncIterator[Stored]:

@@ -90,11 +90,14 @@ class JetStreamEventStore:
         async for message in feed.messages_until(end, PATIENCE_S):
             yield _recorded(message)
 
-    async def subscribe(self, after: int | None = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+    async def subscribe(
+        self, after: int | None = 0, types: Sequence[type[Event]] = (), *, own: bool = True
+    ) -> AsyncIterator[Recorded]:
         if after is None:
             await self.ready()
             after = await self.last_position()
-        feed = Feed(self._connection, after, [type_filter(type_name(cls)) for cls in types])
+        skip = None if own else self._appender.skip_own()
+        feed = Feed(self._connection, after, [type_filter(type_name(cls)) for cls in types], skip)
         async for message in feed.messages():
             yield _recorded(message)
 

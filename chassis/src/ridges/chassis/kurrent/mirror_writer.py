@@ -8,8 +8,8 @@ from kurrentdbclient import RecordedEvent
 from nats.js.errors import APIError
 
 from ridges.chassis.identity import MAX_EVENT_BYTES
-from ridges.chassis.jetstream.appending import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE
 from ridges.chassis.jetstream.connection import Connection, read_reply
+from ridges.chassis.jetstream.grouping import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE
 from ridges.chassis.kurrent.names import (
     SOURCE_EVENT_ID,
     SOURCE_POSITION,

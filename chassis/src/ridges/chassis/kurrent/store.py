@@ -89,7 +89,13 @@ class KurrentEventStore:
     def read_all(self, after: int = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
         return self._mirrored.read_all(after, types)
 
-    def subscribe(self, after: int | None = 0, types: Sequence[type[Event]] = ()) -> AsyncIterator[Recorded]:
+    def subscribe(
+        self,
+        after: int | None = 0,
+        types: Sequence[type[Event]] = (),
+        *,
+        own: bool = True,  # noqa: ARG002 - it brings all
+    ) -> AsyncIterator[Recorded]:
         return self._mirrored.subscribe(after, types)
 
     async def last_position(self) -> int:

@@ -147,7 +147,12 @@ class Reservations:
         self, view: RunView, event: ev.InferenceReserved, kind: Kind, done: asyncio.Future[int]
     ) -> None:
         """The caller left while the reservation was on its way."""
-        if not done.cancelled() and not isinstance(done.exception(), WrongPosition):
+        if done.cancelled():
+            return
+        error = done.exception()
+        if error is None:
+            self._states.applied(view, event, done.result())
+        if not isinstance(error, WrongPosition):
             self._release(view, event, kind, CallerGone())
 
     def _release(self, view: RunView, reserved: ev.InferenceReserved, kind: Kind, why: GatewayError) -> None:

@@ -1,7 +1,7 @@
 """What the gateway knows of runs: folded from the log, kept in memory, never stored anywhere else.
 
 A run is read once, at its first call, and kept current by one live subscription over all runs. What the gateway
-itself appends is applied at once (``applied``), so the subscription may bring it a second time: the fold does not
+itself appends is applied at once (``applied``); the subscription may bring it a second time: the fold does not
 mind.
 """
 
@@ -92,7 +92,7 @@ class RunStates:
         """Keep the views current until cancelled; ends with an error only when the log holds what cannot be read."""
         self.start_position = position = await self._first_position()
         self._following.set()
-        async for recorded in self._store.subscribe(after=position, types=FOLLOWED):
+        async for recorded in self._store.subscribe(after=position, types=FOLLOWED, own=False):
             self._take(recorded)
 
     async def following(self) -> None:
@@ -122,8 +122,11 @@ class RunStates:
             view.apply(recorded)
 
     def applied(self, view: RunView, event: ev.AnyEvent, position: int) -> None:
-        """The gateway appended this itself."""
-        view.apply(Recorded(position=position, event=event))
+        """The gateway appended this itself; the subscription need not bring it."""
+        recorded = Recorded(position=position, event=event)
+        view.apply(recorded)
+        if self._views.get(view.run_id) is not view:  # forgotten since; somebody may be reading the run again
+            self._take(recorded)
 
     async def _first_position(self) -> int:
         """Where the log ends now; waits for the log."""
