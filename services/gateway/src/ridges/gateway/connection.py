@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from litestar import Request
 from litestar.response.base import ASGIResponse
@@ -22,18 +22,13 @@ async def unless_gone(request: AnyRequest, work: Coroutine[Any, Any, Result]) ->
         CallerGone: nobody is there to get the result.
 
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_disconnect(request.receive))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise CallerGone
-    finally:
-        leaving.cancel()
-        if not working.done():
-            working.cancel()
-            await asyncio.wait({working})
+    with _Watch(request.receive) as watch:
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if watch.left():
+                raise CallerGone from None
+            raise
 
 
 def idempotency_key(request: AnyRequest) -> str | None:
@@ -69,17 +64,12 @@ class EventStreamResponse(ASGIResponse):
             await self._events.aclose()
 
     async def send_body(self, send: Send, receive: Receive) -> None:
-        relaying = asyncio.ensure_future(self._relay(send))
-        leaving = asyncio.ensure_future(_disconnect(receive))
-        try:
-            await asyncio.wait({relaying, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if relaying.done():
-                relaying.result()
-        finally:
-            leaving.cancel()
-            if not relaying.done():
-                relaying.cancel()
-                await asyncio.wait({relaying})
+        with _Watch(receive) as watch:
+            try:
+                await self._relay(send)
+            except asyncio.CancelledError:
+                if not watch.left():
+                    raise
 
     async def _relay(self, send: Send) -> None:
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
@@ -90,6 +80,36 @@ class EventStreamResponse(ASGIResponse):
 
 def json_response(body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> ASGIResponse:
     return ASGIResponse(body=body, status_code=status, media_type="application/json", headers=headers)
+
+
+class _Watch:
+    """Cancels the task that is in the block as soon as the caller disconnects."""
+
+    __slots__ = ("_leaving", "_over", "_task")
+
+    def __init__(self, receive: Receive) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self._over = task, False
+        self._leaving = asyncio.ensure_future(_disconnect(receive))
+        self._leaving.add_done_callback(self._on_end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over = True
+        self._leaving.cancel()
+
+    def left(self) -> bool:
+        """Whether it was this that cancelled the task; then the task goes on."""
+        if not self._leaving.done() or self._leaving.cancelled():
+            return False
+        return self._task.uncancel() == 0
+
+    def _on_end(self, leaving: "asyncio.Future[None]") -> None:
+        if not self._over and not leaving.cancelled() and leaving.exception() is None:
+            self._task.cancel()
 
 
 async def _disconnect(receive: Receive) -> None:

@@ -6,7 +6,7 @@ InferenceReserved events).
 """
 
 from collections import deque
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 
@@ -23,6 +23,9 @@ MIN_OUTPUT_TOKENS = 16
 
 RATE_WINDOW = timedelta(seconds=60)
 """What requests per minute are counted over."""
+
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 class Reservation(msgspec.Struct, frozen=True):
@@ -56,6 +59,9 @@ class Spending:
 
     def __init__(self) -> None:
         self.open: dict[str, Reservation] = {}
+        self.reserved_nano = 0
+        self.reserved_tokens = 0
+        """Of those that are open."""
         self.used_nano = 0
         self.used_tokens = 0
         self.requests = 0
@@ -64,23 +70,21 @@ class Spending:
         self.last_reserved_position = 0
         self.keyed: dict[str, KeyedCall] = {}
         """By idempotency key; a call that failed frees its key."""
+        self._none_began_before = LONG_AGO
+        """No open reservation is older; not always the oldest one's time."""
         self._begun: deque[datetime] = deque()
         """Times of the reservations of the last minute."""
         self._ended: set[str] = set()
         self._refused: set[str] = set()
 
-    @property
-    def reserved_nano(self) -> int:
-        return sum(reservation.cost_nano_usd for reservation in self.open.values())
-
-    @property
-    def reserved_tokens(self) -> int:
-        return sum(reservation.tokens for reservation in self.open.values())
-
     def in_flight(self, now: datetime, longest_call_s: float) -> int:
         """Open reservations that can belong to a living call; older ones were left behind by a crash."""
         oldest = now - timedelta(seconds=longest_call_s)
-        return sum(reservation.event.time >= oldest for reservation in self.open.values())
+        if not self.open or self._none_began_before >= oldest:
+            return len(self.open)
+        times = [reservation.event.time for reservation in self.open.values()]
+        self._none_began_before = min(times)
+        return sum(time >= oldest for time in times)
 
     def rate_wait_s(self, now: datetime, most: int) -> float:
         """Seconds until one more call may begin; 0 = now."""
@@ -109,10 +113,24 @@ class Spending:
             while self._begun[0] <= event.time - RATE_WINDOW:
                 self._begun.popleft()
         if event.call_id not in self._ended:
-            self.open[event.call_id] = Reservation(event, position)
+            self._open(event, position)
             if event.idempotency_key is not None:
                 call = KeyedCall(call_id=event.call_id, digest=event.idempotency_digest)
                 self.keyed[event.idempotency_key] = call
+
+    def _open(self, event: ev.InferenceReserved, position: int) -> None:
+        self._close(event.call_id)
+        earliest = event.time if not self.open else min(event.time, self._none_began_before)
+        self._none_began_before = earliest
+        self.open[event.call_id] = Reservation(event, position)
+        self.reserved_nano += event.cost_nano_usd
+        self.reserved_tokens += event.tokens
+
+    def _close(self, call_id: str) -> None:
+        closed = self.open.pop(call_id, None)
+        if closed is not None:
+            self.reserved_nano -= closed.cost_nano_usd
+            self.reserved_tokens -= closed.tokens
 
     def _end_keyed(self, event: ev.InferenceMade | ev.InferenceFailed | ev.InferenceSettled, key: str | None) -> None:
         call = None if key is None else self.keyed.get(key)
@@ -127,7 +145,7 @@ class Spending:
         if call_id in self._ended:
             return
         self._ended.add(call_id)
-        self.open.pop(call_id, None)
+        self._close(call_id)
         self.used_nano += cost
         self.used_tokens += usage.total
         self.requests += 1 if usage.total or cost else 0
