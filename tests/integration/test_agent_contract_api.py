@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from uuid import uuid4
 
 import pytest
@@ -392,4 +393,7 @@ def test_every_answered_call_is_one_event_with_prices(gateway, log):
     assert attempt.price.input == 1_500_000_000
     assert (made.usage.input, made.usage.output) == (USAGE["prompt_tokens"], USAGE["completion_tokens"])
     stored = gateway.folder / "blobs" / "sha256" / made.request.digest[7:9] / made.request.digest[9:]
+    give_up_at = time.monotonic() + 20
+    while not stored.exists() and time.monotonic() < give_up_at:  # contents are stored behind the call
+        time.sleep(0.02)
     assert json.loads(stored.read_bytes()) == body(run_id)
