@@ -300,6 +300,11 @@ class SandboxSuite:
         assert "-b\r\n+c\r\n" in text
         assert "old mode 100755" in text
 
+    async def test_an_edit_of_the_same_length_in_the_first_second_is_seen(self, sandbox):
+        work = "printf 'a\\r\\nc\\r\\n' > repo/crlf.txt; sleep 1.2"
+        end = await self.ended(sandbox, "bash", "-c", work, files=(REPO,), repo=True)
+        assert b"-b\r\n+c\r\n" in end.difference
+
     async def test_a_replaced_git_directory_does_not_matter(self, sandbox):
         work = "cd repo; rm -rf .git; git init -q; git add -A; git commit -qm other; echo three >> a.txt; rm -rf .git"
         end = await self.ended(sandbox, "bash", "-c", work, files=(REPO,), repo=True)

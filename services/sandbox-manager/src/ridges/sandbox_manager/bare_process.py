@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from ridges.sandbox_manager.ports import PROXY_SOCKET, WORKSPACE, SandboxExit, S
 from ridges.sandbox_manager.wire import Measured, launch
 
 _MARK_VARIABLE = "RIDGES_SANDBOX"
+_KILLING_ROUNDS, _KILLING_PAUSE_S = 200, 0.005
 _IN_TEXT = re.compile(rf"(?<![\w./-]){WORKSPACE}(?![\w.-])")
 _log = structlog.get_logger()
 
@@ -115,8 +117,7 @@ class BareProcessSandbox:
         try:
             yield mark, root
         finally:
-            _kill_marked(lambda found: str(found) == mark)
-            await asyncio.shield(asyncio.to_thread(_remove, root))
+            await asyncio.shield(asyncio.to_thread(_end, mark, root))
 
 
 def _relocated(spec: SandboxSpec, workspace: Path) -> SandboxSpec:
@@ -149,6 +150,15 @@ def _kill_marked(wanted: Callable[[Mark], bool]) -> int:
                     os.kill(int(directory.name), signal.SIGKILL)
                 killed += 1
     return killed
+
+
+def _end(mark: str, root: Path) -> None:
+    """Kill what carries the mark, remove its workspace. Who forks while ``/proc`` is read is found in the next round."""
+    for _ in range(_KILLING_ROUNDS):
+        if not _kill_marked(lambda found: str(found) == mark):
+            break
+        time.sleep(_KILLING_PAUSE_S)
+    _remove(root)
 
 
 def _remove(root: Path) -> None:

@@ -45,6 +45,7 @@ class Base:
         """Make the work tree a git repository with one commit of everything in it."""
         self._work_tree = work_tree
         self._kept: dict[str, int] = {}
+        self._indexed_at_ns = 0
         git_dir = os.path.join(work_tree, ".git")
         _make_git_dir(git_dir)
         self._import(git_dir)
@@ -81,6 +82,7 @@ class Base:
             self._kept[name] = _anonymous_file(os.path.dirname(self._work_tree))
             with open(os.path.join(git_dir, name), "rb") as source:
                 _copy(source.fileno(), self._kept[name])
+        self._indexed_at_ns = os.stat(os.path.join(git_dir, "index")).st_mtime_ns
 
     def write_difference(self, git_dir: str, stdout: int) -> None:
         """Write the binary diff of the work tree against the base.
@@ -96,6 +98,8 @@ class Base:
             os.lseek(kept, 0, os.SEEK_SET)
             with open(os.path.join(git_dir, name), "wb") as target:
                 _copy(kept, target.fileno())
+        # git looks into files that are as old as its index: a change in the same second may not show in their facts
+        os.utime(os.path.join(git_dir, "index"), ns=(self._indexed_at_ns, self._indexed_at_ns))
         _forget_nested_repositories(self._work_tree)
         environment = _environment(git_dir, self._work_tree)
         _git(["add", "-A", "--ignore-errors", "--", ".", *_NO_BYTE_CODE], environment, tolerate=(1,))
