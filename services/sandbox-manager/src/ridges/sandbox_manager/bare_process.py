@@ -153,7 +153,7 @@ def _kill_marked(wanted: Callable[[Mark], bool]) -> int:
 
 
 def _end(mark: str, root: Path) -> None:
-    """Kill what carries the mark, remove its workspace. Who forks while ``/proc`` is read is found in the next round."""
+    """Kill what carries the mark, remove its workspace. Who forks while ``/proc`` is read is found next time."""
     for _ in range(_KILLING_ROUNDS):
         if not _kill_marked(lambda found: str(found) == mark):
             break
