@@ -7,7 +7,7 @@ is the log's n-th event whoever wrote it: relays may race, crash anywhere and re
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from itertools import pairwise, takewhile
 
 import structlog
@@ -147,5 +147,4 @@ async def _windows(events: AsyncIterator[RecordedEvent]) -> AsyncGenerator[list[
             yield window
     finally:
         pumping.cancel()
-        with suppress(asyncio.CancelledError, EventStoreUnavailable, EventRefused):
-            await pumping
+        await asyncio.gather(pumping, return_exceptions=True)  # which a cancellation of ours ends, too
