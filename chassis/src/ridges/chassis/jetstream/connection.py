@@ -5,7 +5,7 @@ import time
 from asyncio import Future
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -91,7 +91,8 @@ class Connection:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
         if self._client is not None and not self._client.is_closed:
-            await self._client.close()
+            with suppress(OSError):  # the connection broke meanwhile: that is an end as well
+                await self._client.close()
 
     @property
     def client(self) -> LogClient:

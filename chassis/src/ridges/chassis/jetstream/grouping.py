@@ -151,6 +151,7 @@ class Group:
             self._alone_until = asyncio.get_running_loop().time() + ALONE_AFTER_REJECTION_S
             self._waiting = batch + self._waiting
         except Exception as error:  # noqa: BLE001 - the callers try again, each by itself
+            self._alone_until = asyncio.get_running_loop().time() + ALONE_AFTER_REJECTION_S
             for waiting in batch:
                 waiting.fail(EventStoreUnavailable(str(error)) if isinstance(error, EventRefused) else error)
         else:
