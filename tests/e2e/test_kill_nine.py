@@ -8,16 +8,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from typing import Any
-from uuid import uuid4
 
 import pytest
 from docker_images import need_agent_image
+from e2e.charges import CHARGES, events_of
 from e2e.project import Project
 from e2e.upstream import Upstream
 
 PROBLEM = "fix-formula-signs"
-CHARGES = ("InferenceMade", "InferenceFailed", "InferenceSettled")
 SLOW_TEST = "import time\n\n\ndef test_takes_its_time():\n    time.sleep(6)\n"
 """So that there is a middle of the evaluation."""
 AGENT_AT_WORK, TESTS_AT_WORK = "running_agent", "running_eval"
@@ -125,27 +123,3 @@ def charges_of(system: Project, run_id: str) -> dict[str, int]:
             return charged
         assert time.monotonic() < give_up, f"{run_id}: never settled: {reserved - set(charged)}"
         time.sleep(0.5)
-
-
-def events_of(system: Project, run_id: str) -> list[dict[str, Any]]:
-    """As they stand in the log."""
-    import asyncio
-
-    import nats
-    from nats.js.api import ConsumerConfig
-
-    async def read() -> list[dict[str, Any]]:
-        connection = await nats.connect(str(system.state()["nats_url"]))
-        try:
-            named = ConsumerConfig(name=uuid4().hex)  # without a name, nats-py asks in a form that the server denies
-            found = await connection.jetstream().subscribe(f"ev.{run_id}.>", ordered_consumer=True, config=named)
-            events = []
-            while True:
-                message = await found.next_msg(timeout=30)
-                events.append(json.loads(message.data))
-                if message.metadata.num_pending == 0:
-                    return events
-        finally:
-            await connection.close()
-
-    return asyncio.run(read())
