@@ -12,7 +12,7 @@ from integration.gateway_world import ask, chat, eventually, mock_config, open_c
 from ridges.contracts import events as ev
 
 CALLS = 1_000
-AWAY_S = 8.0
+AWAY_S = 20.0
 ENDINGS = (ev.InferenceMade, ev.InferenceFailed, ev.InferenceSettled)
 
 
