@@ -1,7 +1,11 @@
 """Fixtures that several kinds of tests share."""
 
+import os
+
 import pytest
 from nats_process import NatsServer
+
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # some tests import gRPC ahead of the chassis, which sets it too
 
 
 @pytest.fixture

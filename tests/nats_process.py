@@ -1,7 +1,9 @@
 """A real nats-server of our own, on free ports, with its store in a given folder."""
 
 import asyncio
+import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,12 +18,16 @@ from nats.aio.client import Client
 from ridges.chassis.migrate import declare_streams
 
 START_TIMEOUT_S = 15.0
+_OUTSIDE_OF_THE_EPHEMERAL = range(10_000, 32_000)
 
 
 def free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return probing.getsockname()[1]
+    """Outside of the range from which the kernel takes ports for connections: nobody has it when the server comes."""
+    for port in random.SystemRandom().sample(_OUTSIDE_OF_THE_EPHEMERAL, 50):
+        with socket.socket() as probing, contextlib.suppress(OSError):
+            probing.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port below 32768 is free")
 
 
 def nats_server_binary() -> str:

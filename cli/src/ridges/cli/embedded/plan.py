@@ -1,6 +1,7 @@
 """Which processes the embedded system is made of: command, environment, readiness address of each."""
 
 import os
+import random
 import shutil
 import socket
 import sys
@@ -28,6 +29,9 @@ PASSED_ON = (
     "SSL_CERT_DIR",
 )
 """Environment variables of the user that every service gets. Provider keys go to the gateway alone."""
+_PORTS = range(10_000, 32_000)
+"""Below those that Linux gives to connections: what is free now is free when the server starts."""
+_choices = random.SystemRandom()
 
 
 class ProcessPlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -177,13 +181,20 @@ def _write_nats_conf(state: StateDir, port: int, monitor_port: int) -> Path:
 
 
 def _port(wanted: int | None, owner: str) -> int:
+    if wanted is None:
+        return next(filter(_is_free, _choices.sample(_PORTS, len(_PORTS))))
+    if not _is_free(wanted):
+        raise CliError(
+            f"port {wanted} for {owner} is taken; free it or change [ports] in {CONFIG_FILE}", Exit.OUR_FAULT
+        )
+    return wanted
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, wanted or 0))
-        except OSError as error:
-            raise CliError(
-                f"port {wanted} for {owner} is taken; free it or change [ports] in {CONFIG_FILE}", Exit.OUR_FAULT
-            ) from error
-        port: int = probe.getsockname()[1]
-        return port
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
