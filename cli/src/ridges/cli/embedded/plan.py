@@ -131,13 +131,26 @@ def find_nats_server() -> str:
     return found
 
 
+def portport_is_free(port: int) -> bool:
+    """Whether a service of ours could listen there now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
 def port_is_free(port: int) -> bool:
     """Whether a service of ours could listen there now."""
-    try:
-        _port(port, "nobody")
-    except CliError:
-        return False
-    return True
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
 
 
 def _gateway_environment(config: Config, state: StateDir) -> dict[str, str]:
@@ -182,19 +195,9 @@ def _write_nats_conf(state: StateDir, port: int, monitor_port: int) -> Path:
 
 def _port(wanted: int | None, owner: str) -> int:
     if wanted is None:
-        return next(filter(_is_free, _choices.sample(_PORTS, len(_PORTS))))
-    if not _is_free(wanted):
+        return next(filter(port_is_free, _choices.sample(_PORTS, len(_PORTS))))
+    if not port_is_free(wanted):
         raise CliError(
             f"port {wanted} for {owner} is taken; free it or change [ports] in {CONFIG_FILE}", Exit.OUR_FAULT
         )
     return wanted
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True
