@@ -357,6 +357,15 @@ class SandboxSuite:
         assert (await running).log == b"whole\n"
         await gone(spec)
 
+    async def test_a_sweep_leaves_alone_what_the_adapter_runs_itself(self, sandbox):
+        spec = sandbox_spec("bash", "-c", "sleep 1; echo whole")
+        running = asyncio.ensure_future(sandbox.run(spec, asyncio.Event()))
+        while not running.done():
+            assert await sandbox.sweep(set()) == 0, "a self-test is in nobody's list"
+            await asyncio.sleep(0.05)
+        assert (await running).log == b"whole\n"
+        await gone(spec)
+
     async def test_a_killed_manager_leaves_nothing_after_the_next_sweep(self, sandbox, tmp_path):
         spec = sandbox_spec("bash", "-c", "trap '' TERM HUP; setsid sleep 50 & sleep 50")
         program = [MANAGER, self.construct.format(tmp_path=tmp_path), msgspec.json.encode(spec)]

@@ -46,6 +46,7 @@ class BareProcessSandbox:
         """
         self._directory, self._python = state_dir / "process", python
         self._interpreter: Interpreter | None = None
+        self._at_work: set[str] = set()
 
     async def check(self) -> None:
         """See the port."""
@@ -94,6 +95,7 @@ class BareProcessSandbox:
 
     async def sweep(self, live: set[str]) -> int:
         """Workspaces, and processes that carry our mark in their environment."""
+        live = live | self._at_work
         removed = _kill_marked(lambda mark: mark.is_leftover(live))
         if self._directory.is_dir():
             for path in list(self._directory.iterdir()):
@@ -112,12 +114,16 @@ class BareProcessSandbox:
     async def _workspace(self, spec: SandboxSpec) -> AsyncIterator[tuple[str, Path]]:
         mark = str(Mark.own(spec.sandbox_id))
         root = self._directory.resolve() / mark
-        for name in ("sandbox", "home", "tmp"):
-            (root / name).mkdir(parents=True, mode=0o700)
+        self._at_work.add(spec.sandbox_id)
         try:
+            for name in ("sandbox", "home", "tmp"):
+                (root / name).mkdir(parents=True, mode=0o700)
             yield mark, root
         finally:
-            await asyncio.shield(asyncio.to_thread(_end, mark, root))
+            try:
+                await asyncio.shield(asyncio.to_thread(_end, mark, root))
+            finally:
+                self._at_work.discard(spec.sandbox_id)
 
 
 def _relocated(spec: SandboxSpec, workspace: Path) -> SandboxSpec:

@@ -77,6 +77,7 @@ class BubblewrapSandbox:
         self._python, self._read_only, self._bwrap = python, tuple(read_only), bwrap
         self._use_groups, self._host_dir = control_groups, host_dir
         self._found: tuple[Path, Interpreter, ControlGroups | None] | None = None
+        self._at_work: set[str] = set()
 
     async def check(self) -> None:
         """See the port."""
@@ -128,7 +129,7 @@ class BubblewrapSandbox:
     async def sweep(self, live: set[str]) -> int:
         """Only control groups can stay behind: all else dies with the processes, and those with their manager."""
         _, _, groups = self._parts()
-        return await groups.sweep(live) if groups else 0
+        return await groups.sweep(live | self._at_work) if groups else 0
 
     def _parts(self) -> tuple[Path, Interpreter, ControlGroups | None]:
         if self._found is None:
@@ -140,6 +141,7 @@ class BubblewrapSandbox:
     async def _group(self, spec: SandboxSpec) -> AsyncIterator[ControlGroup | None]:
         _, _, groups = self._parts()
         group = None
+        self._at_work.add(spec.sandbox_id)
         if groups:
             try:
                 group = groups.create(Mark.own(spec.sandbox_id), spec.limits)
@@ -148,8 +150,11 @@ class BubblewrapSandbox:
         try:
             yield group
         finally:
-            if group:
-                await asyncio.shield(asyncio.ensure_future(group.remove()))
+            try:
+                if group:
+                    await asyncio.shield(asyncio.ensure_future(group.remove()))
+            finally:
+                self._at_work.discard(spec.sandbox_id)
 
     @asynccontextmanager
     async def _started(

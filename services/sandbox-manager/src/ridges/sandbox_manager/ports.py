@@ -127,5 +127,5 @@ class Sandbox(Protocol):
         """Remove what dead managers and lost sandboxes left, by our own marks only; returns how many were removed.
 
         Args:
-            live: sandbox ids of this manager that must stay.
+            live: sandbox ids of this manager that must stay, besides those that this adapter runs itself.
         """
