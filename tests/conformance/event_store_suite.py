@@ -300,6 +300,33 @@ class EventStoreSuite:
             await eventually(lambda: len(seen) == 3)
         assert [r.position for r in seen] == [2, 3, 6]
 
+    async def test_a_subscription_in_groups_brings_all_in_order_the_past_and_what_comes(self, log):
+        store, writer = await log.open(), await log.open()
+        for _ in range(3):
+            await writer.append("a", [cancelled("a") for _ in range(200)])
+        seen: list = []
+        async with collecting(store.subscribe(gather_s=0.05), seen):
+            await eventually(lambda: len(seen) == 600)
+            for number in range(601, 606):
+                await asyncio.sleep(0.02 * (number % 3))
+                await writer.append("b", [cancelled("b"), started("b")])
+            await eventually(lambda: len(seen) == 610)
+            await asyncio.sleep(0.3)
+            await writer.append("c", [cancelled("c")])
+            await eventually(lambda: len(seen) == 611)
+        assert [r.position for r in seen] == list(range(1, 612))
+
+    async def test_a_subscription_in_groups_survives_interruptions(self, log):
+        store, writer = await log.open(), await log.open()
+        seen: list = []
+        async with collecting(store.subscribe(gather_s=0.02), seen):
+            for number in range(1, 4):
+                await writer.append("a", [cancelled("a"), started("a")])
+                await log.interrupt()
+                await writer.append("a", [cancelled("a")])
+                await eventually(lambda expected=3 * number: len(seen) == expected)
+        assert [r.position for r in seen] == list(range(1, 10))
+
     async def test_a_subscription_without_a_past_starts_now(self, log):
         store = await log.open()
         await store.append("a", [cancelled("a")])

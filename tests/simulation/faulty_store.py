@@ -181,7 +181,7 @@ class FaultyStore:
             await self._hang_when_dead()
             yield recorded
 
-    async def subscribe(self, after=0, types=(), *, own=True):
+    async def subscribe(self, after=0, types=(), *, own=True, gather_s=0.0):
         async for recorded in self._sea.memory.subscribe(after, types):
             await self._reach(patience_s=None)
             if own or recorded.event.id not in self._own:

@@ -194,7 +194,7 @@ async def lag(folder, server):
         following = asyncio.create_task(projector.run())
         await projector.reached(EVENTS, 30)
         applied: list[float] = []
-        """When the tables had each event; filled without `reached`, which would hurry the projector."""
+        """When the tables had each event."""
 
         async def watch():
             while len(applied) < LIVE_EVENTS:

@@ -86,6 +86,7 @@ class MemoryEventStore:
         types: Sequence[type[Event]] = (),
         *,
         own: bool = True,  # noqa: ARG002 - it brings all
+        gather_s: float = 0.0,  # noqa: ARG002 - nothing is saved by it
     ) -> AsyncIterator[Recorded]:
         position = len(self._log) if after is None else after
         while True:

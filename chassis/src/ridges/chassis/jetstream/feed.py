@@ -63,20 +63,28 @@ class Feed:
     """Messages after a position, of some subjects."""
 
     def __init__(
-        self, connection: Connection, after: int, subjects: list[str], skip: Callable[[bytes], bool] | None = None
+        self,
+        connection: Connection,
+        after: int,
+        subjects: list[str],
+        skip: Callable[[bytes], bool] | None = None,
+        gather_s: float = 0.0,
     ) -> None:
-        """``skip`` is asked with the event id of each message whether it is to be left out."""
+        """``skip`` is asked with the event id of each message whether to leave it out; ``gather_s``: see the port."""
         self._connection = connection
         self._position = after
         self._subjects = subjects or [ALL_EVENTS]
         self._skip = skip
+        self._gather_s = gather_s
 
     async def messages(self, *, until_idle: bool = False) -> AsyncGenerator[FedMessage, None]:
         """For ever, or until there is no further one for the moment."""
         while True:
             await self._connection.ready()
             try:
-                consumer = await _Consumer.start(self._connection, self._position + 1, self._subjects, self._skip)
+                consumer = await _Consumer.start(
+                    self._connection, self._position + 1, self._subjects, self._skip, self._gather_s
+                )
             except (errors.Error, APIError, EventStoreUnavailable, OSError) as error:
                 log.debug("cannot follow the log yet", error=repr(error))
                 await asyncio.sleep(RESTART_PAUSE_S)
@@ -116,25 +124,36 @@ class _Consumer:
     """One ephemeral consumer on the server and the inbox it delivers to."""
 
     def __init__(
-        self, connection: Connection, client: LogClient, name: str, skip: Callable[[bytes], bool] | None
+        self,
+        connection: Connection,
+        client: LogClient,
+        name: str,
+        skip: Callable[[bytes], bool] | None,
+        gather_s: float,
     ) -> None:
         self._connection, self._client, self._name, self._skip = connection, client, name, skip
+        self._gather_s = gather_s
         self._inbox = client.new_inbox()
         self._arrived: deque[_Arrived] = deque()
         self._wake = asyncio.Event()
         self._interrupted = False
         self._subscription: Subscription | None = None
         self._delivered = 0
-        self._left = 0
-        """How many messages the last pull may still bring."""
+        self._asked = self._left = 0
+        """How many messages the last pull asked for, and may still bring."""
         self.pending = 0
         """How many messages waited when it started."""
 
     @classmethod
     async def start(
-        cls, connection: Connection, first: int, subjects: list[str], skip: Callable[[bytes], bool] | None
+        cls,
+        connection: Connection,
+        first: int,
+        subjects: list[str],
+        skip: Callable[[bytes], bool] | None,
+        gather_s: float,
     ) -> "_Consumer":
-        consumer = cls(connection, connection.client, f"feed-{uuid4().hex}", skip)
+        consumer = cls(connection, connection.client, f"feed-{uuid4().hex}", skip, gather_s)
         connection.reconnected.add(consumer.interrupt)
         try:
             await consumer._open(first, subjects)
@@ -170,8 +189,7 @@ class _Consumer:
         outcome = _Outcome.PULL_AGAIN
         while not self._interrupted:
             if outcome is _Outcome.PULL_AGAIN:
-                await self._pull()
-                self._left = BATCH
+                await (self._pull_groups() if self._gather_s else self._pull(BATCH))
             if not self._arrived and not await self._something():
                 return
             fed, outcome = self._take()
@@ -179,6 +197,16 @@ class _Consumer:
                 yield fed
             if outcome is _Outcome.RESTART:
                 return
+
+    async def _pull_groups(self) -> None:
+        """What is there already; when the last pull brought nothing, the next one, however long it takes."""
+        brought = self._asked - self._left
+        if self._asked and not brought:
+            await self._pull(1)
+            return
+        if brought and brought < BATCH:
+            await asyncio.sleep(self._gather_s)
+        await self._pull(BATCH, only_there=True)
 
     async def _something(self) -> bool:
         """Whether anything comes before the silence is too long."""
@@ -197,9 +225,10 @@ class _Consumer:
             reply, content, headers = self._arrived.popleft()
             if headers is not None and headers.startswith(STATUS_LINE):
                 told = parsed_headers(headers)
-                if told["Status"] == HEARTBEAT:
+                outcome = _outcome(told["Status"], told.get("Description", ""))
+                if outcome is _Outcome.GO_ON:
                     continue
-                return fed, _outcome(told["Status"], told.get("Description", ""))
+                return fed, outcome
             about = facts_of(reply.decode())
             if about.delivered != self._delivered + 1:
                 return fed, _Outcome.RESTART
@@ -211,13 +240,10 @@ class _Consumer:
                 return fed, _Outcome.PULL_AGAIN
         return fed, _Outcome.GO_ON
 
-    async def _pull(self) -> None:
-        request = {
-            "batch": BATCH,
-            "max_bytes": MAX_BYTES,
-            "expires": PULL_EXPIRES_S * NS_PER_S,
-            "idle_heartbeat": HEARTBEAT_S * NS_PER_S,
-        }
+    async def _pull(self, batch: int, *, only_there: bool = False) -> None:
+        patience = {"expires": PULL_EXPIRES_S * NS_PER_S, "idle_heartbeat": HEARTBEAT_S * NS_PER_S}
+        request = {"batch": batch, "max_bytes": MAX_BYTES, **({"no_wait": True} if only_there else patience)}
+        self._asked = self._left = batch
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.{self._name}"
         with suppress(errors.Error):  # then silence ends this consumer
             await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
@@ -241,8 +267,14 @@ def _event_id(headers: bytes) -> bytes:
 
 
 def _outcome(status: str, description: str) -> _Outcome:
-    """Source: nats-server ends a pull by 408 (time) or 409 (bytes); any other status: the consumer is not well."""
+    """What a status of the server means for the pull that is under way.
+
+    Source: nats-server ends a pull by 408 (time), 404 (nothing there) or 409 (bytes). It also tells by 409 that a batch
+    is complete, which its count has told before; by any other status, that the consumer is not well.
+    """
     told = description.lower()
-    if status == "408" or (status == "409" and ("batch completed" in told or "maxbytes" in told)):
+    if status == HEARTBEAT or (status == "409" and "batch completed" in told):
+        return _Outcome.GO_ON
+    if status in ("404", "408") or (status == "409" and "maxbytes" in told):
         return _Outcome.PULL_AGAIN
     return _Outcome.RESTART

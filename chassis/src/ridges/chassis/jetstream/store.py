@@ -91,13 +91,18 @@ class JetStreamEventStore:
             yield _recorded(message)
 
     async def subscribe(
-        self, after: int | None = 0, types: Sequence[type[Event]] = (), *, own: bool = True
+        self,
+        after: int | None = 0,
+        types: Sequence[type[Event]] = (),
+        *,
+        own: bool = True,
+        gather_s: float = 0.0,
     ) -> AsyncIterator[Recorded]:
         if after is None:
             await self.ready()
             after = await self.last_position()
         skip = None if own else self._appender.skip_own()
-        feed = Feed(self._connection, after, [type_filter(type_name(cls)) for cls in types], skip)
+        feed = Feed(self._connection, after, [type_filter(type_name(cls)) for cls in types], skip, gather_s)
         async for message in feed.messages():
             yield _recorded(message)
 

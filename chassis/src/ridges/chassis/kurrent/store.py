@@ -95,8 +95,9 @@ class KurrentEventStore:
         types: Sequence[type[Event]] = (),
         *,
         own: bool = True,  # noqa: ARG002 - it brings all
+        gather_s: float = 0.0,
     ) -> AsyncIterator[Recorded]:
-        return self._mirrored.subscribe(after, types)
+        return self._mirrored.subscribe(after, types, gather_s=gather_s)
 
     async def last_position(self) -> int:
         return await self._mirrored.last_position()

@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 500
 QUEUED_EVENTS = 2_000
 RETRY_DELAY_S = 2.0
-LINGER_S = 0.02
-"""Transactions of busy times are so far apart, unless somebody waits: one for many events costs much less."""
+GATHER_S = 0.02
+"""In busy times events come in groups so far apart, a transaction each: one for many events costs much less."""
 
 
 class Projector:
@@ -33,9 +33,6 @@ class Projector:
         self.held: str | None = None
         """Why it has not begun: the tables are of another version."""
         self._applying = asyncio.Lock()
-        self._hurry = asyncio.Event()
-        """Somebody waits for a position."""
-        self._waiting = 0
         self._called = asyncio.Event()
         self._trouble: str | None = None
         """Why it waits at the moment."""
@@ -67,8 +64,8 @@ class Projector:
         checkpoint = self.position
         if await self._store.last_position() < checkpoint:
             raise ForeignLog(checkpoint, self._path)
-        events = self._store.subscribe(max(checkpoint - 1, 0))
-        async with aclosing(_batches(events, self._hurry)) as batches:
+        events = self._store.subscribe(max(checkpoint - 1, 0), gather_s=GATHER_S)
+        async with aclosing(_batches(events)) as batches:
             async for batch in batches:
                 first = batch[0]
                 if first.position == checkpoint and first.event.id != self._projections.event_id:
@@ -84,17 +81,9 @@ class Projector:
 
     async def reached(self, position: int, timeout_s: float) -> bool:
         """Wait until the tables hold the event at the position; False when that did not happen in time."""
-        self._waiting += 1
-        self._hurry.set()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._moved:
                 await self._moved.wait_for(lambda: self.position >= position or self.stopped is not None)
-        except TimeoutError:
-            pass
-        finally:
-            self._waiting -= 1
-            if not self._waiting:
-                self._hurry.clear()
         return self.position >= position
 
     @asynccontextmanager
@@ -125,38 +114,26 @@ class Projector:
             self._moved.notify_all()
 
 
-async def _batches(events: AsyncIterator[Recorded], hurry: asyncio.Event) -> AsyncGenerator[list[Recorded], None]:
-    """Everything that is there already, at most BATCH_EVENTS at once, not sooner than LINGER_S after the one before."""
+async def _batches(events: AsyncIterator[Recorded]) -> AsyncGenerator[list[Recorded], None]:
+    """Everything that is there already, at most BATCH_EVENTS at once."""
     queue: asyncio.Queue[Recorded | Exception] = asyncio.Queue(QUEUED_EVENTS)
     reader = asyncio.create_task(_read(events, queue), name="log reader")
-    loop = asyncio.get_running_loop()
-    last = -LINGER_S
     try:
         while True:
             batch: list[Recorded] = []
             item: Recorded | Exception = await queue.get()
-            if queue.qsize() < BATCH_EVENTS and not hurry.is_set():
-                await _wait(hurry, last + LINGER_S - loop.time())
             while isinstance(item, Recorded):
                 batch.append(item)
                 if queue.empty() or len(batch) == BATCH_EVENTS:
                     break
                 item = queue.get_nowait()
             if batch:
-                last = loop.time()
                 yield batch
             if isinstance(item, Exception):
                 raise item
     finally:
         reader.cancel()
         await asyncio.gather(reader, return_exceptions=True)
-
-
-async def _wait(hurry: asyncio.Event, seconds: float) -> None:
-    if seconds > 0:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await hurry.wait()
 
 
 async def _read(events: AsyncIterator[Recorded], queue: asyncio.Queue[Recorded | Exception]) -> None:
