@@ -347,6 +347,20 @@ class SandboxSuite:
         end = await self.ended(sandbox, "bash", "-c", fill, files=(REPO,), repo=True, limits=limits)
         assert b"+three" in end.difference
 
+    async def test_what_it_left_is_told_once_when_nothing_of_the_command_runs_any_more(self, sandbox):
+        told = []
+
+        def on_exit(left):
+            told.append((left, processes_of(spec)))
+
+        spec = sandbox_spec(
+            "bash", "-c", "echo whole; setsid sleep 50 & echo > file", on_exit=on_exit, outputs={"/sandbox/file": 9}
+        )
+        end = await sandbox.run(spec, asyncio.Event())
+        assert told == [(end, [])]
+        assert (end.log, end.output("/sandbox/file").content) == (b"whole\n", b"\n")
+        await gone(spec)
+
     # -- leftovers -----------------------------------------------------------------------------------------------------
 
     async def test_a_sweep_leaves_the_living_alone(self, sandbox):

@@ -63,10 +63,14 @@ class SimulatedSandbox:
         try:
             await asyncio.wait((working, cancelling), timeout=spec.timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if working.done():
-                return working.result()
-            if cancelled.is_set():
-                return left(cancelled=True, exit_code=None)
-            return left(timed_out=True, exit_code=None, wall_s=spec.timeout_s)
+                ended = working.result()
+            elif cancelled.is_set():
+                ended = left(cancelled=True, exit_code=None)
+            else:
+                ended = left(timed_out=True, exit_code=None, wall_s=spec.timeout_s)
+            spec.told(ended)
+            await asyncio.sleep(dice.uniform(0.0, 0.5))  # it is removed
+            return ended
         finally:
             cancelling.cancel()
             working.cancel()

@@ -704,3 +704,77 @@ async def test_the_live_log_of_a_sandbox_can_be_read_while_it_runs():
     scene.sandbox.ends = [talk]
     assert len(await scene.deliver()) == 2
     assert scene.live.find(RUN, "agent") is None
+
+
+# -- what it left is told while it is removed --------------------------------------------------------------------------
+
+
+class Removal:
+    """The end of a sandbox that says what it left, and is then removed for as long as the test wants."""
+
+    def __init__(self, left: SandboxExit, error: Exception | None = None) -> None:
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+        self._left, self._error = left, error
+
+    async def __call__(self, spec, _cancelled):
+        spec.told(self._left)
+        self.begun.set()
+        await self.may_end.wait()
+        return self._error or self._left
+
+
+async def told(scene: Scene, kind: type[ev.AnyEvent]) -> ev.AnyEvent:
+    while True:
+        for recorded in await scene.store.read_run(RUN):
+            if isinstance(recorded.event, kind):
+                return recorded.event
+        await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("kind", [ev.PatchProduced, ev.EvaluationSandboxExited])
+async def test_what_a_sandbox_left_is_told_before_it_is_removed_and_its_slot_is_free_afterwards(kind):
+    of_agent = kind is ev.PatchProduced
+    removal = Removal(PATCHED if of_agent else GRADED)
+    events = [] if of_agent else [started(1), produced(1), evaluation_requested()]
+    scene = await Scene(removal, events=events).set()
+    delivering = asyncio.create_task(scene.deliver(None if of_agent else events[-1]))
+    await told(scene, kind)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not delivering.done()
+    assert [live.kind for live in scene.live.all()] == ["agent" if of_agent else "evaluation"]
+    assert scene.admission.at_work == (1 if of_agent else 0)
+    removal.may_end.set()
+    await delivering
+    assert scene.live.ids == set()
+    assert scene.admission.at_work == 0
+
+
+async def test_a_removal_that_fails_costs_neither_the_result_nor_another_attempt():
+    removal = Removal(PATCHED, SandboxFailed(RUN, "its control group does not go"))
+    removal.may_end.set()
+    scene = await Scene(removal).set()
+    assert [type(event) for event in await scene.deliver()] == [ev.AgentStarted, ev.PatchProduced]
+
+
+async def test_a_manager_that_goes_while_it_tells_removes_the_sandbox_first():
+    removal = Removal(PATCHED)
+    scene = await Scene(removal).set()
+    put = scene.blobs.put
+
+    async def never(*_):
+        await asyncio.get_running_loop().create_future()
+
+    scene.blobs.put = never
+    delivering = asyncio.create_task(scene.deliver())
+    await removal.begun.wait()
+    delivering.cancel()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not delivering.done()
+    removal.may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await delivering
+    scene.blobs.put = put
+    assert scene.live.ids == set()
+    assert [event.attempt for event in await scene.deliver()] == [2, 2]

@@ -1,7 +1,8 @@
 """One attempt at a run: start its agent, run it, tell the log what became of it."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import structlog
@@ -79,8 +80,8 @@ class AgentAttempts:
         if prepared is None or not await self._start(requested, decision, prepared, live):
             return
         with self._bench.metrics.sandbox("agent", prepared.technology.name) as counted:
-            left = await self._run(requested, decision.attempt, prepared, live)
-            await self._end(requested, decision.attempt, left, live, counted)
+            async with self._ran(requested, decision.attempt, prepared, live) as left:
+                await self._end(requested, decision.attempt, left, live, counted)
 
     async def _prepare(self, requested: ev.RunRequested, live: LiveSandbox, attempt: int) -> _Prepared | None:
         """Everything that may fail before the run is ours. None: it was given up."""
@@ -133,8 +134,11 @@ class AgentAttempts:
         log.info("attempt started" if ours else "another manager was faster", attempt=decision.attempt)
         return ours and not live.cancelled.is_set()
 
-    async def _run(self, requested: ev.RunRequested, attempt: int, prepared: _Prepared, live: LiveSandbox) -> _Left:
-        """What the agent left, or what is left to say of a sandbox that broke for the last time.
+    @contextlib.asynccontextmanager
+    async def _ran(
+        self, requested: ev.RunRequested, attempt: int, prepared: _Prepared, live: LiveSandbox
+    ) -> AsyncIterator[_Left]:
+        """What the agent left, or what is left to say of a sandbox that broke for the last time. Gone after the block.
 
         Raises:
             LeftToOthers: the sandbox broke, and another manager has begun a newer attempt.
@@ -148,16 +152,21 @@ class AgentAttempts:
             on_disk.add(offset, chunk)
 
         spec = msgspec.structs.replace(prepared.spec, on_log=on_log)
-        try:
-            left = await bench.run(prepared.technology, spec, live, requested.limits.model.max_concurrency)
-        except Exception as error:
-            mishap = mishap_of(error)
-            if mishap.retry and attempt < bench.max_attempts and not live.cancelled.is_set():
-                await self._leave_when_overtaken(requested.run_id, attempt)
-                raise
-            broken = AgentOutcome(cause=mishap.cause, detail=plain(str(error)))
-            return _Left(outcome=broken, log=live.tail.content, exit=None)
-        return _Left(outcome=outcome_of(left), log=left.log, exit=left.exit)
+        async with contextlib.AsyncExitStack() as removing:
+            ran = bench.ran(prepared.technology, spec, live, requested.limits.model.max_concurrency)
+            try:
+                exited = await removing.enter_async_context(ran)
+            except Exception as error:
+                mishap = mishap_of(error)
+                if mishap.retry and attempt < bench.max_attempts and not live.cancelled.is_set():
+                    await self._leave_when_overtaken(requested.run_id, attempt)
+                    raise
+                broken = AgentOutcome(cause=mishap.cause, detail=plain(str(error)))
+                left = _Left(outcome=broken, log=live.tail.content, exit=None)
+            else:
+                left = _Left(outcome=outcome_of(exited), log=exited.log, exit=exited.exit)
+                del exited  # a blob store that is away may hold up the block for hours
+            yield left
 
     async def _end(
         self, requested: ev.RunRequested, attempt: int, left: _Left, live: LiveSandbox, counted: Counted

@@ -86,12 +86,7 @@ class BareProcessSandbox:
                     await asyncio.gather(watching, return_exceptions=True)
                 if not reply.complete:
                     raise SandboxFailed(spec.run_id, f"it ended without a result {supervisor.complaints}".strip())
-        exit_ = reply.exit(Measured(peak_memory_bytes=usage.peak_bytes or None))
-        outputs = (
-            msgspec.structs.replace(file, path=asked.path)
-            for file, asked in zip(exit_.outputs, spec.outputs, strict=True)
-        )
-        return msgspec.structs.replace(exit_, outputs=tuple(outputs))
+                return spec.told(_as_asked(reply.exit(Measured(peak_memory_bytes=usage.peak_bytes or None)), spec))
 
     async def sweep(self, live: set[str]) -> int:
         """Workspaces, and processes that carry our mark in their environment."""
@@ -138,6 +133,14 @@ def _relocated(spec: SandboxSpec, workspace: Path) -> SandboxSpec:
         env={name: here(value) for name, value in spec.env.items()},
         outputs=tuple(msgspec.structs.replace(file, path=here(file.path)) for file in spec.outputs),
     )
+
+
+def _as_asked(left: SandboxExit, spec: SandboxSpec) -> SandboxExit:
+    """The outputs under the paths that were asked for."""
+    outputs = (
+        msgspec.structs.replace(file, path=asked.path) for file, asked in zip(left.outputs, spec.outputs, strict=True)
+    )
+    return msgspec.structs.replace(left, outputs=tuple(outputs))
 
 
 def _kill_marked(wanted: Callable[[Mark], bool]) -> int:

@@ -123,8 +123,8 @@ class BubblewrapSandbox:
                     )
                 measured = group.measured() if group else Measured(peak_memory_bytes=usage.peak_bytes or None)
                 if not reply.complete:
-                    return _without_result(spec, reply, measured, supervisor.complaints)
-        return reply.exit(measured)
+                    return spec.told(_without_result(spec, reply, measured, supervisor.complaints))
+                return spec.told(reply.exit(measured))
 
     async def sweep(self, live: set[str]) -> int:
         """Only control groups can stay behind: all else dies with the processes, and those with their manager."""

@@ -116,7 +116,7 @@ class DockerSandbox:
         self._at_work.add(spec.sandbox_id)
         try:
             async with self._running(spec, name, image, started) as (container_id, reader, writer):
-                return await self._converse(spec, container_id, started, cancelled, reader, writer)
+                return spec.told(await self._converse(spec, container_id, started, cancelled, reader, writer))
         finally:
             await to_its_end(self._remove(name))
             self._at_work.discard(spec.sandbox_id)

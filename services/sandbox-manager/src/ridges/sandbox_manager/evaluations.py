@@ -1,5 +1,6 @@
 """One evaluation: start its sandbox, run it, tell the log what it left."""
 
+import contextlib
 from collections.abc import Sequence
 
 import msgspec
@@ -63,15 +64,16 @@ class Evaluations:
         with bench.metrics.sandbox("evaluation", technology.name) as counted:
             spec = msgspec.structs.replace(spec, on_log=live.tail.add)
             exited: ev.EvaluationSandboxExited | None
-            try:
-                left = await bench.run(technology, spec, live, 0)
-            except Exception as error:
-                if mishap_of(error).retry and not last_chance and not live.cancelled.is_set():
-                    raise
-                exited = self._lost(requested, _given_up(requested, error))
-            else:
-                exited = None if live.overtaken else await self._exited(requested, left)
-            await self._end(requested, exited, started.id, counted)
+            async with contextlib.AsyncExitStack() as removing:
+                try:
+                    left = await removing.enter_async_context(bench.ran(technology, spec, live, 0))
+                except Exception as error:
+                    if mishap_of(error).retry and not last_chance and not live.cancelled.is_set():
+                        raise
+                    exited = self._lost(requested, _given_up(requested, error))
+                else:
+                    exited = None if live.overtaken else await self._exited(requested, left)
+                await self._end(requested, exited, started.id, counted)
 
     async def _prepare(
         self, requested: ev.EvaluationRequested, live: LiveSandbox

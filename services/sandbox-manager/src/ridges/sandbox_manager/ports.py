@@ -56,6 +56,15 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_log: Callable[[int, bytes], None] | None = None
     """Called with pieces of the log while the command runs: offset in the log, bytes. Best effort: a command that
     writes fast has gaps between them, and none may come at all. The whole log is in ``SandboxExit``."""
+    on_exit: "Callable[[SandboxExit], None] | None" = None
+    """Called once with what ``run`` will return, as soon as nothing of the command runs any more: before the sandbox is
+    removed, which takes longer than telling what it left."""
+
+    def told(self, left: "SandboxExit") -> "SandboxExit":
+        """The same, after ``on_exit`` was called with it. For adapters."""
+        if self.on_exit:
+            self.on_exit(left)
+        return left
 
 
 class OutputFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,7 +124,8 @@ class Sandbox(Protocol):
         """Run one sandbox to its end: command exited, ``timeout_s`` over, out of memory, or ``cancelled`` set.
 
         All these ends return normally, with log, outputs and difference; ``exit`` says which it was. Nothing is left
-        behind, whether this returns, raises, or is itself cancelled by asyncio (then nothing is collected).
+        behind, whether this returns, raises, or is itself cancelled by asyncio (then nothing is collected). What it
+        raises after ``spec.on_exit`` was called is about the removal alone.
 
         Raises:
             SandboxUnavailable: nothing could be started.
