@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PR_SET_DUMPABLE = 4
-UNUSED = ("__main__", "unittest.async_case")
-"""The second loads asyncio and ssl, a fifth of the time of all; pytest itself does not need it."""
+UNUSED = ("__main__", "unittest.async_case", "unittest.mock")
+"""The last two load asyncio and ssl, a fifth of the time of all; pytest itself does not need them."""
 
 
 class NoColours(types.ModuleType):
@@ -72,6 +73,7 @@ class Selection:
         self.ids = frozenset(ids)
         self.whole_files = frozenset(whole_files)
         self.config: Any = None
+        self._loaded = frozenset(sys.modules)
 
     def pytest_configure(self, config: Any) -> None:
         self.config = config
@@ -81,6 +83,14 @@ class Selection:
         chosen = set(map(id, asked))
         config.hook.pytest_deselected(items=[item for item in items if id(item) not in chosen])
         items[:] = asked
+        self._tell_inspect()
+
+    def _tell_inspect(self) -> None:
+        """Where the modules under test come from. It would find out, for every module there is, at the first failure."""
+        for name, module in list(sys.modules.items()):
+            file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
+            if name not in self._loaded and isinstance(file, str):
+                inspect.modulesbyfile[file] = name  # type: ignore[attr-defined]
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Of a canary nobody wants to see the source that failed, which takes longer to find than the test to run."""
