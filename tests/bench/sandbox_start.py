@@ -19,26 +19,23 @@ from docker_images import AGENT_IMAGE
 from sandboxes import sandbox_spec, tar_of
 
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox, _find_bwrap
-from ridges.sandbox_manager.docker_config import container_config, holder_config, image_of
+from ridges.sandbox_manager.docker_config import container_config, image_of
 from ridges.sandbox_manager.docker_engine import DockerSandbox
 from ridges.sandbox_manager.interpreter import find_interpreter
 
 ROUNDS = 12
-PAUSE_S = 1.0
-"""Between rounds, for what is made in advance: agents run for minutes."""
 BARE = ("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1")
 ROOT = ("--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev", "--")
 Contender = Callable[[], Awaitable[object]]
 
 
-async def measured(contenders: dict[str, Contender], pause_s: float) -> dict[str, float]:
+async def measured(contenders: dict[str, Contender]) -> dict[str, float]:
     """Medians in milliseconds, printed."""
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for contender in contenders.values():  # images, connections and compiled programs are warm
         await contender()
     for _ in range(ROUNDS):
         for name, contender in contenders.items():
-            await asyncio.sleep(pause_s)
             began = time.perf_counter()
             await contender()
             times[name].append((time.perf_counter() - began) * 1000)
@@ -66,8 +63,7 @@ async def bubblewrap() -> None:
             "sandbox, true": ours(BubblewrapSandbox()),
             "sandbox, true, no control groups": ours(BubblewrapSandbox(control_groups=False)),
             "sandbox, repository of 100 files": ours(BubblewrapSandbox(), files=(repo,), repo=True),
-        },
-        0,
+        }
     )
     print(f"ratio to bare bwrap {found['sandbox, true'] / found['bare bwrap, true']:.2f}")
 
@@ -75,17 +71,17 @@ async def bubblewrap() -> None:
 class RawEngine:
     """The same flags by plain engine calls, and a command instead of our first process."""
 
-    def __init__(self, sandbox: DockerSandbox) -> None:
-        self._ask, self._sandbox = sandbox._engine.ask, sandbox
-        self.holder: str | None = None
+    def __init__(self, sandbox: DockerSandbox, *, network_disabled: bool) -> None:
+        self._ask, self._sandbox, self._network_disabled = sandbox._engine.ask, sandbox, network_disabled
 
     async def run(self) -> None:
         image = image_of(await self._ask(lambda api: api.inspect_image(AGENT_IMAGE)))
         python = ("python3", "-I", "-S", "-c", "")
         config = container_config(
-            sandbox_spec("true"), python, image, owner="bench", engine_cpus=2, proxy_dir=None, runtime=None,
-            network_holder=self.holder,
+            sandbox_spec("true"), python, image, owner="bench", engine_cpus=2, hosts_file=self._sandbox._hosts(),
+            proxy_dir=None, runtime=None,
         )  # fmt: skip
+        config["NetworkDisabled"] = self._network_disabled
         name = f"ridges-bench-{uuid.uuid4()}"
         created = await self._ask(lambda api: api.create_container_from_config(config, name))
         async with self._sandbox._engine.attached(name):
@@ -93,50 +89,31 @@ class RawEngine:
             await self._ask(lambda api: api.wait(created["Id"]))
         await self._ask(lambda api: api.remove_container(name, force=True, v=True))
 
-    async def run_with_holder(self) -> None:
-        """On one holder that is used again and again: as fast as it gets, but it does not isolate."""
-        if self.holder is None:
-            image = image_of(await self._ask(lambda api: api.inspect_image(AGENT_IMAGE)))
-            body = holder_config(image, "bench", f"bench-{uuid.uuid4()}")
-            made = await self._ask(lambda api: api.create_container_from_config(body, f"ridges-bench-{uuid.uuid4()}"))
-            self.holder_stdin = await self._sandbox._engine.attach(made["Id"])
-            await self._ask(lambda api: api.start(made["Id"]))
-            self.holder = made["Id"]
-        await self.run()
-
 
 async def docker() -> None:
-    fast = DockerSandbox(owner="bench", default_image=AGENT_IMAGE)
-    plain = DockerSandbox(owner="bench", default_image=AGENT_IMAGE, idle_network=False)
-    raw, shared = RawEngine(plain), RawEngine(plain)
+    sandbox = DockerSandbox(owner="bench", default_image=AGENT_IMAGE)
     run = ("docker", "run", "--rm", "--pull", "never")
     try:
         found = await measured(
             {
-                "sandbox": ours(fast),
-                "sandbox, no network in reserve": ours(plain),
-                "raw engine calls, same flags": raw.run,
-                "raw engine calls, one shared network": shared.run_with_holder,
+                "sandbox": ours(sandbox),
+                "raw engine calls, same flags": RawEngine(sandbox, network_disabled=True).run,
+                "raw engine calls, the engine's network": RawEngine(sandbox, network_disabled=False).run,
                 "docker run --rm, default bridge": program(*run, AGENT_IMAGE, "true"),
                 "docker run --rm, no network": program(*run, "--network", "none", AGENT_IMAGE, "true"),
-            },
-            PAUSE_S,
+            }
         )
-        for ratio, of, to in (
-            ("to raw calls, same flags", "sandbox, no network in reserve", "raw engine calls, same flags"),
-            ("to raw calls with a shared network", "sandbox", "raw engine calls, one shared network"),
-            ("to docker run on the bridge", "sandbox", "docker run --rm, default bridge"),
-            ("to docker run, none in reserve", "sandbox, no network in reserve", "docker run --rm, default bridge"),
+        for ratio, to in (
+            ("to raw calls, same flags", "raw engine calls, same flags"),
+            ("to raw calls, the engine's network", "raw engine calls, the engine's network"),
+            ("to docker run on the bridge", "docker run --rm, default bridge"),
         ):
-            print(f"{ratio:44} {found[of] / found[to]:.2f}")
+            print(f"{ratio:44} {found['sandbox'] / found[to]:.2f}")
         began = time.perf_counter()
-        await asyncio.gather(*(ours(fast)() for _ in range(20)))
+        await asyncio.gather(*(ours(sandbox)() for _ in range(20)))
         print(f"20 sandboxes at once{'':25}{20 / (time.perf_counter() - began):5.1f} a second")
     finally:
-        if shared.holder:
-            shared.holder_stdin.close()
-        await fast.close()
-        await plain.close()
+        await sandbox.close()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from docker_images import AGENT_IMAGE, docker, need_agent_image
 from sandboxes import python, sandbox_spec
 
 from ridges.contracts.limits import MIB, SandboxLimits
-from ridges.sandbox_manager.docker_config import DEADLINE_LABEL, OWNER_LABEL, RESERVE_LABEL, RUN_LABEL, SANDBOX_LABEL
+from ridges.sandbox_manager.docker_config import DEADLINE_LABEL, OWNER_LABEL, RUN_LABEL, SANDBOX_LABEL
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
 from ridges.sandbox_manager.errors import ImageMissing, SandboxUnavailable
 
@@ -112,28 +113,30 @@ class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
         finally:
             docker("rm", "-f", ours_live, others)
 
-    async def test_a_network_in_reserve_is_used_once_and_goes_with_its_sandbox(self, sandbox, owner):
-        def in_reserve():
-            return docker("ps", "-aq", "--no-trunc", "--filter", f"label={RESERVE_LABEL}={owner}").split()
+    async def test_each_has_an_empty_network_of_its_own_with_a_working_loopback(self, sandbox):
+        look = (
+            "import os, socket\n"
+            "server = socket.create_server((socket.gethostbyname('localhost'), 0))\n"
+            "socket.create_connection(('localhost', server.getsockname()[1])).close()\n"
+            "names = [line.split(':')[0].strip() for line in open('/proc/net/dev').readlines()[2:]]\n"
+            "print(socket.gethostname(), names, os.stat('/proc/self/ns/net').st_ino)\n"
+            "import time; time.sleep(3)\n"
+        )
+        both = await asyncio.gather(*(sandbox.run(sandbox_spec(*python(look)), asyncio.Event()) for _ in range(2)))
+        said = [end.log.decode().split() for end in both]
+        assert [words[:2] for words in said] == [["sandbox", "['lo']"]] * 2
+        namespaces = {words[2] for words in said}
+        assert len(namespaces) == 2
+        assert str(os.stat("/proc/self/ns/net").st_ino) not in namespaces  # noqa: PTH116
 
-        async def one_is_there():
-            async with asyncio.timeout(20):
-                while sandbox._idle._idle is None:  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-            return sandbox._idle._idle.container_id
-
-        await sandbox.run(sandbox_spec("true"), asyncio.Event())
-        first = await one_is_there()
-        running = asyncio.create_task(sandbox.run(sandbox_spec("sleep", "4"), asyncio.Event()))
-        async with asyncio.timeout(20):
-            while not (at_work := await asyncio.to_thread(owned_by, owner)):  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        assert docker("inspect", "-f", "{{.HostConfig.NetworkMode}}", at_work[0]) == f"container:{first}"
-        assert (await running).exit.exit_code == 0
-        assert first != await one_is_there(), "a network that had a tenant"
-        assert await sandbox.sweep(set()) == 0, "the reserve is no leftover"
+    async def test_its_hosts_file_may_go_while_the_manager_lives(self, docker_works, owner, tmp_path):
+        sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, hosts_file=tmp_path / "hosts")
+        for _ in range(2):
+            end = await sandbox.run(sandbox_spec("cat", "/etc/hosts"), asyncio.Event())
+            assert end.log == (tmp_path / "hosts").read_bytes()
+            assert b"127.0.0.1 localhost" in end.log
+            (tmp_path / "hosts").unlink()
         await sandbox.close()
-        assert in_reserve() == []
 
     async def test_sweeps_meanwhile_do_not_take_a_network_away(self, sandbox, owner):
         async def sweeping():
@@ -149,27 +152,6 @@ class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
         assert not sweeps.done(), sweeps.exception()
         sweeps.cancel()
         assert said == []
-
-    async def test_a_reserve_that_cannot_be_joined_costs_the_start_and_not_the_run(self, sandbox, owner, monkeypatch):
-        await sandbox.run(sandbox_spec("true"), asyncio.Event())
-        async with asyncio.timeout(20):
-            while sandbox._idle._idle is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        docker("rm", "-f", sandbox._idle._idle.container_id)
-
-        async def unseen():
-            return sandbox._idle.take()
-
-        monkeypatch.setattr(sandbox, "_usable_holder", unseen)
-        assert (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log == b"fine\n"
-
-    async def test_a_reserve_whose_holder_died_costs_the_start_and_not_the_run(self, sandbox, owner):
-        await sandbox.run(sandbox_spec("true"), asyncio.Event())
-        async with asyncio.timeout(20):
-            while sandbox._idle._idle is None:  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
-        docker("rm", "-f", sandbox._idle._idle.container_id)
-        assert (await sandbox.run(sandbox_spec("echo", "fine"), asyncio.Event())).log == b"fine\n"
 
     async def test_full_temporary_file_systems_do_not_cost_the_result(self, sandbox):
         fill = "for d in /sandbox /tmp $HOME /dev/shm; do head -c 400M /dev/zero > $d/x 2>/dev/null; done; echo filled"

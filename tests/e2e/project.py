@@ -114,10 +114,8 @@ class Project:
         for place in self._socket_places(owner):
             found += [str(path) for path in place.iterdir() if path.is_dir()] if place.exists() else []
             found += [str(place)] if place.exists() and not at_work and self.folder not in place.parents else []
-        labels = ("ridges.owner",) if at_work else ("ridges.owner", "ridges.reserve")
-        for label in labels if shutil.which("docker") else ():
-            for kind in (("ps", "-aq"), ("network", "ls", "-q")):
-                found += _lines("docker", *kind, "--filter", f"label={label}={owner}")
+        for kind in (("ps", "-aq"), ("network", "ls", "-q")) if shutil.which("docker") else ():
+            found += _lines("docker", *kind, "--filter", f"label=ridges.owner={owner}")
         return found
 
     def wait_for_no_traces(self, timeout_s: float = 90) -> list[str]:

@@ -10,7 +10,7 @@ from hostile.cases import Ended
 from hostile.hostile_suite import HostileSuite, test_every_program_of_the_folder_is_tried  # noqa: F401
 
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
-from ridges.sandbox_manager.docker_config import OWNER_LABEL, RESERVE_LABEL
+from ridges.sandbox_manager.docker_config import OWNER_LABEL
 from ridges.sandbox_manager.docker_engine import DockerSandbox
 
 
@@ -68,9 +68,7 @@ async def docker_technology(**settings):
         yield sandbox
     finally:
         await sandbox.close()
-        for label in (OWNER_LABEL, RESERVE_LABEL):
-            for kind in ("container", "network", "volume"):
-                everything = ("--all",) if kind == "container" else ()
-                assert docker(kind, "ls", "-q", *everything, "--filter", f"label={label}={owner}") == "", (
-                    f"{kind}s left"
-                )
+        for kind in ("container", "network", "volume"):
+            everything = ("--all",) if kind == "container" else ()
+            left = docker(kind, "ls", "-q", *everything, "--filter", f"label={OWNER_LABEL}={owner}")
+            assert left == "", f"{kind}s left"

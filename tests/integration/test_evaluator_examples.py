@@ -51,7 +51,7 @@ async def sandbox(technology):
     if technology == "bubblewrap":
         yield BubblewrapSandbox()
         return
-    docker = DockerSandbox(owner=f"examples-{uuid4()}", default_image=AGENT_IMAGE, idle_network=False)
+    docker = DockerSandbox(owner=f"examples-{uuid4()}", default_image=AGENT_IMAGE)
     yield docker
     await docker.close()
 

@@ -9,14 +9,17 @@ from unit.sandbox_manager.samples import NOW, evaluation_requested
 
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.agent_sandbox import evaluation_spec
-from ridges.sandbox_manager.docker_config import command_env, container_config, holder_config, image_of
+from ridges.sandbox_manager.docker_config import command_env, container_config, image_of
 
 IMAGE = image_of({"Id": "sha256:abc", "Config": {"Env": ["PATH=/opt/bin:/bin", "SECRET=x"], "Volumes": {"/data": {}}}})
 SPEC = evaluation_spec(evaluation_requested(), b"", sandbox_id="s1", now=NOW)
 DEFAULT = SandboxLimits()
 
 
-def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runtime: str | None = None, holder=None):
+HOSTS = {"Type": "bind", "Source": "/state/hosts", "Target": "/etc/hosts", "ReadOnly": True}
+
+
+def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runtime: str | None = None):
     spec = msgspec.structs.replace(SPEC, limits=limits)
     return container_config(
         spec,
@@ -24,9 +27,9 @@ def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runti
         IMAGE,
         owner="o",
         engine_cpus=2,
+        hosts_file=Path("/state/hosts"),
         proxy_dir=proxy_dir,
         runtime=runtime,
-        network_holder=holder,
     )
 
 
@@ -43,7 +46,7 @@ def config(limits: SandboxLimits = DEFAULT, proxy_dir: Path | None = None, runti
         ("PidsLimit", 256),
         ("NanoCpus", 1_000_000_000),
         ("LogConfig", {"Type": "none", "Config": {}}),
-        ("Mounts", []),
+        ("Mounts", [HOSTS]),
     ],
 )
 def test_every_flag_of_the_design(flag, value):
@@ -92,18 +95,9 @@ def test_empty_files_do_not_fill_the_memory_that_the_result_needs():
         assert sum(inodes) * 1536 < memory_mib * MIB * 0.75
 
 
-def test_a_network_that_is_held_for_it_is_joined():
-    joined = config(holder="abc")
-    assert joined["HostConfig"]["NetworkMode"] == "container:abc"
-    assert "Hostname" not in joined, "the engine refuses both"
-
-
-def test_a_holder_has_no_more_than_a_sandbox_and_removes_itself():
-    body = holder_config(IMAGE, "o", "idle-1")
-    host = body["HostConfig"]
-    assert (host["AutoRemove"], host["ReadonlyRootfs"], host["NetworkMode"]) == (True, True, "none")
-    assert host["CapDrop"] == ["ALL"]
-    assert body["Labels"] == {"ridges.reserve": "o", "ridges.sandbox": "idle-1"}
+def test_its_network_is_the_runtimes_and_empty():
+    body = config()
+    assert (body["NetworkDisabled"], body["HostConfig"]["NetworkMode"], body["Hostname"]) == (True, "none", "sandbox")
 
 
 def test_an_images_volumes_never_reach_the_hosts_disk():
@@ -116,7 +110,7 @@ def test_more_cpus_than_the_engine_has_are_not_asked_for():
 
 def test_the_proxy_is_mounted_read_only_and_the_runtime_is_a_setting():
     host = config(proxy_dir=Path("/run/x"), runtime="runsc")["HostConfig"]
-    assert host["Mounts"] == [{"Type": "bind", "Source": "/run/x", "Target": "/run/ridges", "ReadOnly": True}]
+    assert host["Mounts"] == [HOSTS, {"Type": "bind", "Source": "/run/x", "Target": "/run/ridges", "ReadOnly": True}]
     assert host["Runtime"] == "runsc"
     assert "Runtime" not in config()["HostConfig"]
 

@@ -101,8 +101,8 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         default_image=chosen.agent_image,
         engine_url=chosen.docker_url,
         runtime=chosen.docker_runtime,
-        idle_network=chosen.docker_reserve,
         host_path=host_path or (lambda path: path),
+        hosts_file=state_dir / "hosts",
     )
     technologies = Technologies(adapters(chosen, docker), chosen.sandbox, clock)
     proxies = NginxProxies(

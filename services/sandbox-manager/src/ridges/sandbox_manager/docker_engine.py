@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import struct
-import uuid
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,18 @@ import structlog
 from ridges.contracts.events import ExitFacts
 from ridges.sandbox_manager.cgroups import COLLECTING_BYTES, ControlGroup, group_of_container
 from ridges.sandbox_manager.docker_config import (
+    HOSTS,
     OWNER_LABEL,
     PROXY_SOCKET_PATH,
-    RESERVE_LABEL,
     SANDBOX_LABEL,
     Image,
     command_env,
     command_rlimits,
     container_config,
-    holder_config,
     image_of,
 )
 from ridges.sandbox_manager.engine_api import EngineApi, refused, to_its_end
 from ridges.sandbox_manager.errors import ImageMissing, SandboxFailed, SandboxUnavailable
-from ridges.sandbox_manager.idle_network import Holder, IdleNetwork
 from ridges.sandbox_manager.ports import OutputFile, SandboxExit, SandboxSpec
 from ridges.sandbox_manager.seccomp import filter_program
 from ridges.sandbox_manager.self_test import passes_self_test
@@ -38,14 +36,11 @@ log = structlog.get_logger(__name__)
 OVERHEAD_S = 120.0
 """Unpacking before the command and collecting after it; the supervisor has tighter limits of its own."""
 _EXIT_S = 10.0
-_HOLDER_ENDS_S = 3
 _PIECE = 1 << 16
 _MAX_STDERR = 4096
 _HEADER = struct.Struct(">BxxxI")
 _STDOUT = 1
 _NOT_FOUND, _CONFLICT = 404, 409
-_SHARES_NETWORKS = frozenset({None, "runc", "crun", "io.containerd.runc.v2"})
-"""Runtimes whose sandboxes may join the network of another container."""
 _REMEDY = "look for settings of the Docker Engine that loosen containers (privileged defaults, seccomp off)"
 
 
@@ -62,7 +57,7 @@ class DockerSandbox:
         engine_url: str | None = None,
         runtime: str | None = None,
         host_path: Callable[[Path], Path] = lambda path: path,
-        idle_network: bool = True,
+        hosts_file: Path | None = None,
     ) -> None:
         """Takes no connection yet.
 
@@ -72,21 +67,22 @@ class DockerSandbox:
             engine_url: like DOCKER_HOST, which is the default.
             runtime: OCI runtime; null = the engine's default.
             host_path: a path of this process as the engine sees it.
-            idle_network: keep one empty network in reserve while the engine has time, for a faster start.
+            hosts_file: where the sandboxes' /etc/hosts is kept; null = in a temporary directory.
         """
         self._owner, self._default_image, self._runtime = owner, default_image, runtime
         self._host_path = host_path
         self._engine = EngineApi(engine_url)
-        self._idle = IdleNetwork(self._make_holder, self._holder_gone)
-        self._keeps_idle = idle_network and runtime in _SHARES_NETWORKS
+        self._hosts_file = hosts_file
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._at_work: set[str] = set()
         self._tested = ""
         """Id of the image that passed the self-test."""
 
     async def close(self) -> None:
-        """Ends what was kept in reserve, then the connections to the engine."""
-        await self._idle.close()
+        """Ends the connections to the engine."""
         await self._engine.close()
+        if self._temporary:
+            self._temporary.cleanup()
 
     async def check(self) -> None:
         try:
@@ -122,73 +118,53 @@ class DockerSandbox:
             self._at_work.discard(spec.sandbox_id)
 
     async def sweep(self, live: set[str]) -> int:
-        before = self._at_work | self._idle.holder_ids  # what ends while the engine is asked is no leftover
-        found = [*await self._labelled(OWNER_LABEL), *await self._labelled(RESERVE_LABEL)]
-        keep = live | before | self._at_work | self._idle.holder_ids
+        before = set(self._at_work)  # what ends while the engine is asked is no leftover
+        ours = {"label": f"{OWNER_LABEL}={self._owner}"}
+        found: list[dict[str, Any]] = await self._engine.ask(lambda api: api.containers(all=True, filters=ours))
+        keep = live | before | self._at_work
         dead = [container["Id"] for container in found if container["Labels"].get(SANDBOX_LABEL) not in keep]
         for container_id in dead:
             await self._remove(container_id)
         return len(dead)
-
-    async def _labelled(self, label: str) -> list[dict[str, Any]]:
-        ours = {"label": f"{label}={self._owner}"}
-        found: list[dict[str, Any]] = await self._engine.ask(lambda api: api.containers(all=True, filters=ours))
-        return found
 
     @contextlib.asynccontextmanager
     async def _running(
         self, spec: SandboxSpec, name: str, image: Image, started: Launch
     ) -> AsyncIterator[tuple[str, asyncio.StreamReader, asyncio.StreamWriter]]:
         """The container's id and streams, started. Leaving closes its stdin, at which its supervisor ends it all."""
-        holder = await self._usable_holder() if spec.limits.runtime in _SHARES_NETWORKS else None
-        async with contextlib.AsyncExitStack() as streams:
+        container_id = await self._create(spec, name, image, started)
+        async with self._engine.attached(name) as (reader, writer):
             try:
-                try:
-                    running = await self._start(spec, name, image, started, holder, streams)
-                except SandboxFailed as error:
-                    if holder is None:
-                        raise
-                    log.warning("the network in reserve could not be joined", run_id=spec.run_id, error=str(error))
-                    await streams.aclose()
-                    await self._remove(name)
-                    running = await self._start(spec, name, image, started, None, streams)
-            finally:
-                if holder:
-                    self._idle.leave(holder)
-            if self._keeps_idle and len(self._at_work) < self._engine.cpus:
-                self._idle.replenish()
-            yield running
+                await self._engine.ask(lambda api: api.start(name))
+            except SandboxUnavailable as error:
+                raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
+            yield container_id, reader, writer
 
-    async def _start(
-        self,
-        spec: SandboxSpec,
-        name: str,
-        image: Image,
-        started: Launch,
-        holder: Holder | None,
-        streams: contextlib.AsyncExitStack,
-    ) -> tuple[str, asyncio.StreamReader, asyncio.StreamWriter]:
-        container_id = await self._create(spec, name, image, started, holder)
-        reader, writer = await streams.enter_async_context(self._engine.attached(name))
-        try:
-            await self._engine.ask(lambda api: api.start(name))
-        except SandboxUnavailable as error:
-            raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
-        return container_id, reader, writer
-
-    async def _create(self, spec: SandboxSpec, name: str, image: Image, started: Launch, holder: Holder | None) -> str:
+    async def _create(self, spec: SandboxSpec, name: str, image: Image, started: Launch) -> str:
         config = container_config(
             spec,
             started.command,
             image,
             owner=self._owner,
             engine_cpus=self._engine.cpus,
+            hosts_file=self._host_path(self._hosts()),
             proxy_dir=self._host_path(spec.proxy_dir) if spec.proxy_dir else None,
             runtime=spec.limits.runtime or self._runtime,
-            network_holder=holder.container_id if holder else None,
         )
         created: dict[str, Any] = await self._engine.ask(lambda api: api.create_container_from_config(config, name))
         return str(created["Id"])
+
+    def _hosts(self) -> Path:
+        """Their /etc/hosts, there and complete."""
+        if self._hosts_file is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="ridges-")
+            self._hosts_file = Path(self._temporary.name) / "hosts"
+        if not self._hosts_file.exists():
+            new = self._hosts_file.with_suffix(".new")
+            new.write_text(HOSTS)
+            new.chmod(0o644)
+            new.replace(self._hosts_file)
+        return self._hosts_file
 
     async def _converse(
         self,
@@ -244,49 +220,6 @@ class DockerSandbox:
         except SandboxUnavailable as error:
             if refused(error) not in (_NOT_FOUND, _CONFLICT):
                 log.warning("a container was not removed; the next sweep tries again", container=name, error=str(error))
-
-    async def _usable_holder(self) -> Holder | None:
-        """The network in reserve, if its container still runs: the engine may have been restarted meanwhile."""
-        holder = self._idle.take()
-        if holder is None:
-            return None
-        try:
-            state = (await self._engine.ask(lambda api: api.inspect_container(holder.container_id)))["State"]
-        except SandboxUnavailable:
-            state = {}
-        if state.get("Running"):
-            return holder
-        self._idle.leave(holder)
-        return None
-
-    async def _make_holder(self) -> Holder:
-        image = await self._image(self._default_image)
-        holder_id = f"idle-{uuid.uuid4()}"
-        self._at_work.add(holder_id)
-        try:
-            config = holder_config(image, self._owner, holder_id)
-            name = f"ridges-{holder_id}"
-            created = await self._engine.ask(lambda api: api.create_container_from_config(config, name))
-            stdin = await self._engine.attach(name)
-            try:
-                await self._engine.ask(lambda api: api.start(name))
-            except BaseException:
-                stdin.close()
-                await to_its_end(self._remove(name))
-                raise
-        finally:
-            self._at_work.discard(holder_id)
-        return Holder(holder_id=holder_id, container_id=str(created["Id"]), stdin=stdin)
-
-    async def _holder_gone(self, holder: Holder) -> None:
-        """It ends by itself when its stdin does, unless the engine lost that end (20.10 does, just after a start)."""
-        try:
-            await self._engine.ask(
-                lambda api: api.wait(holder.container_id, timeout=_HOLDER_ENDS_S, condition="removed")
-            )
-        except SandboxUnavailable as error:
-            if refused(error) != _NOT_FOUND:
-                await self._remove(holder.container_id)
 
     async def _image(self, name: str) -> Image:
         try:

@@ -78,8 +78,6 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The Docker Engine, e.g. ``unix:///var/run/docker.sock``; default: DOCKER_HOST, then that socket."""
     docker_runtime: str | None = None
     """OCI runtime of the sandboxes: runc, runsc, kata; default: the engine's."""
-    docker_reserve: bool = True
-    """Keep one empty network in reserve, held by an idle container: sandboxes start in two thirds of the time."""
     host_state_dir: Path | None = None
     """Path of ``state_dir`` as the Docker Engine sees it, when this service itself runs in a container."""
     max_cpus: Annotated[float, Meta(gt=0)] | None = None

@@ -48,7 +48,7 @@ class Workbench(msgspec.Struct, frozen=True, kw_only=True):
     async def ran(
         self, technology: Sandbox, spec: SandboxSpec, live: LiveSandbox, connections: int
     ) -> AsyncIterator[SandboxExit]:
-        """What a sandbox left, as soon as nothing in it runs any more. It is removed beside the block, and gone after it.
+        """What a sandbox left, as soon as nothing in it runs any more. It is removed beside the block, gone after it.
 
         Raises:
             Exception: before the block, it broke. The technology is tested before its next use when that was its doing.

@@ -86,7 +86,7 @@ class Selection:
         self._tell_inspect()
 
     def _tell_inspect(self) -> None:
-        """Where the modules under test come from. It would find out, for every module there is, at the first failure."""
+        """Where the modules under test come from. At the first failure it would look for that in all modules."""
         for name, module in list(sys.modules.items()):
             file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
             if name not in self._loaded and isinstance(file, str):
