@@ -90,7 +90,7 @@ class Selection:
         for name, module in list(sys.modules.items()):
             file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
             if name not in self._loaded and isinstance(file, str):
-                inspect.modulesbyfile[file] = name  # type: ignore[attr-defined]
+                inspect.modulesbyfile[file] = name
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Of a canary nobody wants to see the source that failed, which takes longer to find than the test to run."""
