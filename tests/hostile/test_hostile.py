@@ -1,7 +1,9 @@
 """Hostile programs in every adapter that isolates, and in each of its modes."""
 
 import contextlib
+import tempfile
 import uuid
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -63,12 +65,14 @@ class TestDocker(HostileSuite):
 @contextlib.asynccontextmanager
 async def docker_technology(**settings):
     owner = f"hostile-{uuid.uuid4()}"
-    sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, **settings)
-    try:
-        yield sandbox
-    finally:
-        await sandbox.close()
-        for kind in ("container", "network", "volume"):
-            everything = ("--all",) if kind == "container" else ()
-            left = docker(kind, "ls", "-q", *everything, "--filter", f"label={OWNER_LABEL}={owner}")
-            assert left == "", f"{kind}s left"
+    with tempfile.TemporaryDirectory() as state_dir:
+        hosts_file = Path(state_dir) / "hosts"
+        sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, hosts_file=hosts_file, **settings)
+        try:
+            yield sandbox
+        finally:
+            await sandbox.close()
+            for kind in ("container", "network", "volume"):
+                everything = ("--all",) if kind == "container" else ()
+                left = docker(kind, "ls", "-q", *everything, "--filter", f"label={OWNER_LABEL}={owner}")
+                assert left == "", f"{kind}s left"
