@@ -345,7 +345,7 @@ class GatewayProcess:
 
     def client(self, run_id=None, **options) -> httpx.Client:
         headers = {"Authorization": f"Bearer {sign_run_token(run_id, TOKEN_KEY)}"} if run_id else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=30, verify=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=150, verify=False, **options)
 
 
 def mock_config(url, *served, name="mock", kind="chat", extra=""):
