@@ -128,7 +128,10 @@ def json_of(reply: bytes) -> object:
     return json.loads(reply.split(b"\r\n\r\n", 1)[1])
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+NAMED = [(method, path.format(name="z-ai/glm-4.6:free")) for method, path in ROUTES]
+
+
+@pytest.mark.parametrize(("method", "path"), [*NAMED, ("GET", "/v1/models/z-ai%2Fglm"), ("GET", "/v1/models/m?x=1")])
 async def test_every_route_of_the_contract_reaches_the_gateway_as_this_run(socket, upstream, method, path):
     reply = await send(socket, request(method, path, "Content-Type: application/json", body=b"{}"))
     assert status_of(reply) == 200
@@ -188,6 +191,14 @@ async def test_what_a_client_says_about_its_identity_never_arrives(socket, upstr
         (request("GET", "/v1%2fmodels"), {404}),
         (request("GET", "/%761/models"), {404}),
         (request("GET", "/v1/models/"), {404}),
+        (request("POST", "/v1/models/m"), {405}),
+        (request("GET", "/v1/models/m/"), {404}),
+        (request("GET", "/v1/models//m"), {404}),
+        (request("GET", "/v1/models/../../metrics"), {400, 404}),
+        (request("GET", "/v1/models/m/../../../metrics"), {400, 404}),
+        (request("GET", "/v1/models/%2e%2e/metrics"), {400, 404}),
+        (request("GET", "/v1/models/m%00"), {400, 404}),
+        (request("GET", "/v1/models/m\\x"), {404}),
         (request("GET", "/v1/models#x"), {400, 404}),
         (request("GET", "/v1/models;x"), {404}),
         (request("GET", "/v1/models\\"), {404}),

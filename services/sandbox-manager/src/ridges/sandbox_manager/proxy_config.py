@@ -16,8 +16,13 @@ ROUTES = (
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/embeddings"),
     ("GET", "/v1/models"),
+    ("GET", "/v1/models/{name}"),
 )
 """Everything a sandbox may ask for. Matched against the raw request line: nothing is decoded or normalised first."""
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._~@:+-]|%(?:2[Ff]|3[Aa]|40))*"
+"""A part of a model's name; of all escapes only those that clients write for ``/``, ``:`` and ``@``."""
+_NAMES = rf"{_NAME}(?:\/{_NAME})*"
 
 _REFUSALS = {
     400: "The sandbox proxy could not read this request.",
@@ -137,7 +142,7 @@ http {{
 def _route_map() -> str:
     lines = []
     for method, path in ROUTES:
-        pattern = re.escape(path).replace("/", "\\/")
+        pattern = re.escape(path).replace("/", "\\/").replace(re.escape("{name}"), _NAMES)
         lines.append(f'        "~^{method} {pattern}(\\?[!-~]*)? HTTP\\/1\\.[01]$" 0;')
         lines.append(f'        "~^[A-Z]+ {pattern}(\\?[!-~]*)? HTTP\\/1\\.[01]$" 405;')
     return "\n".join(lines)
