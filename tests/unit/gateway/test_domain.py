@@ -1,5 +1,6 @@
 """Limits: what is granted never exceeds what is left; the texts are the contract's."""
 
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -54,6 +55,30 @@ def test_a_reservation_is_open_until_its_call_ends_in_whatever_order_the_events_
     twice = spending(reserved("a", 50, 10), settled("a", 30, 5), reserved("a", 50, 10), settled("a", 30, 5))
     for state in (in_order, turned, twice):
         assert (state.used_nano, state.used_tokens, state.reserved_nano, state.requests) == (30, 5, 0, 1)
+
+
+def test_what_a_run_remembers_does_not_grow_with_its_calls():
+    state = spending()
+    sizes = []
+    tracemalloc.start()
+    for number in range(20_000):
+        at = NOW + timedelta(seconds=number)
+        state.apply(reserved(f"call-{number}", 5, 1, at), 2 * number + 1)
+        state.apply(settled(f"call-{number}", 3, 1), 2 * number + 2)
+        if number in (6_000, 19_999):
+            sizes.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
+    assert (state.requests, state.used_nano, state.reserved_nano) == (20_000, 60_000, 0)
+    assert sizes[1] - sizes[0] < 300_000, "14,000 ids alone would be more than a megabyte"
+
+
+def test_a_whole_reading_is_not_counted_again():
+    events = [event for n in range(6_000) for event in (reserved(f"call-{n}", 5, 1), settled(f"call-{n}", 3, 1))]
+    state = spending(*events)
+    state.whole_until(len(events))
+    for position, event in enumerate(events, start=1):
+        state.apply(event, position)
+    assert (state.requests, state.used_nano, state.reserved_nano) == (6_000, 18_000, 0)
 
 
 def test_a_call_that_used_nothing_does_not_count_as_a_request():

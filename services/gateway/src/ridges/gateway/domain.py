@@ -25,6 +25,10 @@ RATE_WINDOW = timedelta(seconds=60)
 """What requests per minute are counted over."""
 
 
+ENDED_REMEMBERED = 4_096
+"""Ended calls of which an event may still come again: as many as end while one event is on its way."""
+
+
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
@@ -55,7 +59,10 @@ class KeyedCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spending:
-    """Fold of one run's inference events. Events may come twice and a settlement before its reservation."""
+    """Fold of one run's inference events. Events may come twice and a settlement before its reservation.
+
+    What it remembers does not grow with the calls that ended, but for those under an idempotency key.
+    """
 
     def __init__(self) -> None:
         self.open: dict[str, Reservation] = {}
@@ -74,7 +81,9 @@ class Spending:
         """No open reservation is older; not always the oldest one's time."""
         self._begun: deque[datetime] = deque()
         """Times of the reservations of the last minute."""
-        self._ended: set[str] = set()
+        self._ended: dict[str, None] = {}
+        """The last calls that ended, oldest first."""
+        self._whole_until = 0
         self._refused: set[str] = set()
 
     def in_flight(self, now: datetime, longest_call_s: float) -> int:
@@ -94,7 +103,13 @@ class Spending:
             return 0.0
         return (self._begun[-most] + RATE_WINDOW - now).total_seconds()
 
+    def whole_until(self, position: int) -> None:
+        """All events of the run up to this position were applied: what comes again from there is no news."""
+        self._whole_until = max(self._whole_until, position)
+
     def apply(self, event: ev.AnyEvent, position: int) -> None:
+        if position <= self._whole_until:
+            return
         match event:
             case ev.InferenceReserved():
                 self._reserve(event, position)
@@ -144,7 +159,9 @@ class Spending:
     def _end(self, call_id: str, cost: int, usage: TokenUsage) -> None:
         if call_id in self._ended:
             return
-        self._ended.add(call_id)
+        self._ended[call_id] = None
+        if len(self._ended) > ENDED_REMEMBERED:
+            del self._ended[next(iter(self._ended))]
         self._close(call_id)
         self.used_nano += cost
         self.used_tokens += usage.total

@@ -7,7 +7,7 @@ mind.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -45,7 +45,8 @@ class RunView:
         self.calls_here = 0
         """Calls of the run inside this gateway; such a view is not forgotten."""
         self.refusals_on_the_way = 0
-        self._lifecycle_position = 0
+        self._lifecycle_position = self._newest = 0
+        self._since: list[list[Recorded]] = []
         self._changed = asyncio.Event()
 
     @property
@@ -55,10 +56,33 @@ class RunView:
     def apply(self, recorded: Recorded) -> None:
         event, position = recorded.event, recorded.position
         self.spending.apply(event, position)
+        self._newest = max(self._newest, position)
+        for since in self._since:
+            since.append(recorded)
         if position > self._lifecycle_position and not isinstance(event, INFERENCE):
             self.run = evolve(self.run, event)
             self._lifecycle_position = position
         self._changed.set()
+
+    def begin_anew(self, read: Sequence[Recorded], since: Sequence[Recorded]) -> None:
+        """Take in the whole run as it was read, and what has come since the reading began."""
+        self.spending = Spending()
+        for recorded in read:
+            self.apply(recorded)
+        self.spending.whole_until(read[-1].position if read else 0)
+        for recorded in since:
+            self.apply(recorded)
+
+    async def catch_up(self, read_run: Callable[[str], Awaitable[Sequence[Recorded]]]) -> None:
+        """Read the run again. Raises what the reading does."""
+        newest, since = self._newest, list[Recorded]()
+        self._since.append(since)
+        try:
+            read = await read_run(self.run_id)
+        finally:
+            self._since = [one for one in self._since if one is not since]
+        if read and read[-1].position >= newest:  # else it is older than what is known here
+            self.begin_anew(read, since)
 
     async def change(self, timeout_s: float) -> None:
         """Returns after the next event of the run, or after the timeout."""
@@ -118,8 +142,7 @@ class RunStates:
 
     async def catch_up(self, view: RunView) -> None:
         """Read the run again: the subscription may be some milliseconds behind the log."""
-        for recorded in await self._store.read_run(view.run_id):
-            view.apply(recorded)
+        await view.catch_up(self._store.read_run)
 
     def applied(self, view: RunView, event: ev.AnyEvent, position: int) -> None:
         """The gateway appended this itself; the subscription need not bring it."""
@@ -160,8 +183,7 @@ class RunStates:
         try:
             recorded_so_far: Sequence[Recorded] = await self._store.read_run(run_id)
             view = RunView(run_id)
-            for recorded in (*recorded_so_far, *buffer):
-                view.apply(recorded)
+            view.begin_anew(recorded_so_far, buffer)
         finally:
             del self._buffers[run_id]
         if view.run is not None:
