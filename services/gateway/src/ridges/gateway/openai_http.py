@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 
 import aiohttp
 
+from ridges.gateway.delta_redaction import DeltaRedaction
 from ridges.gateway.patience import retry_after_of
 from ridges.gateway.ports import AnswerCut, Path, ProviderReply, ProviderTooSlow, ProviderUnreachable
 from ridges.gateway.providers_config import Provider
@@ -23,6 +25,7 @@ class OpenAiHttp:
     def __init__(self, provider: Provider) -> None:
         assert provider.base_url is not None
         self._base_url, self.redaction = provider.base_url, Redaction(provider.key)
+        self.delta_redaction = partial(DeltaRedaction, provider.key)
         headers = {"Content-Type": "application/json"}
         if provider.key:
             headers["Authorization"] = f"Bearer {provider.key}"
@@ -104,16 +107,16 @@ class _HttpStream:
         self.retry_after_s: float | None = None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        redacted = RedactedStream(self._provider.redaction)
+        redacted, deltas = RedactedStream(self._provider.redaction), self._provider.delta_redaction()
         try:
             async for chunk in self._response.content.iter_any():
-                if shown := redacted.feed(chunk):
+                if shown := deltas.feed(redacted.feed(chunk)):
                     yield shown
         except TimeoutError:
             raise ProviderTooSlow(f"the stream was silent for {self._idle_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise AnswerCut(f"the stream broke: {self._provider.told(error)}") from None
-        if rest := redacted.rest():
+        if rest := deltas.feed(redacted.rest()) + deltas.rest():
             yield rest
 
     async def body(self) -> bytes:

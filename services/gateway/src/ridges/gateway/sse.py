@@ -68,7 +68,7 @@ class SseRelay:
         return self._relayed(rest) if rest else b""
 
     def _relayed(self, event: bytes) -> bytes:
-        payload = _payload(event)
+        payload = payload_of(event)
         if payload is None:
             return event + b"\n\n" if self.received and event else b""
         if payload == b"[DONE]":
@@ -120,13 +120,13 @@ class SseRelay:
 
 def events_of(stream: bytes) -> list[bytes]:
     """The data of every event in a whole stream, without ``[DONE]``."""
-    payloads = (_payload(event) for event in stream.replace(b"\r\n", b"\n").split(b"\n\n"))
+    payloads = (payload_of(event) for event in stream.replace(b"\r\n", b"\n").split(b"\n\n"))
     return [payload for payload in payloads if payload and payload != b"[DONE]"]
 
 
 def generated_text(events: list[bytes]) -> str:
     """Text, reasoning and tool calls in the chunks, answer by answer as a buffered reply has them: for estimates."""
-    return _said(choice for event in events if (payload := _payload(event)) for choice in _choices(payload))
+    return _said(choice for event in events if (payload := payload_of(event)) for choice in _choices(payload))
 
 
 def error_event(detail: str, code: str) -> bytes:
@@ -206,7 +206,7 @@ def _said(choices: "Iterable[_Choice]") -> str:
     return "\n".join(texts.joined() for texts in answers.values())
 
 
-def _payload(event: bytes) -> bytes | None:
+def payload_of(event: bytes) -> bytes | None:
     """The data of an event; None for comments and other fields."""
     if event.startswith(b"data:") and b"\n" not in event:
         return event[5:].strip()
