@@ -54,6 +54,7 @@ class MockProvider:
     def __init__(self):
         self.bodies: list[dict] = []
         self.keys: set[str | None] = set()
+        self.traces: list[str | None] = []
         self.open = 0
         self.error: dict = {}
         """What error bodies say beside their message."""
@@ -72,6 +73,7 @@ class MockProvider:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 owner.bodies.append(body)
                 owner.keys.add(self.headers.get("Authorization"))
+                owner.traces.append(self.headers.get("traceparent"))
                 owner.open += 1
                 try:
                     owner.answer(self, body)
@@ -170,6 +172,10 @@ class MockProvider:
             self.wait_unless_left(http, 30)
         if does == "echo":
             self.echo_key(http)
+        if does == "spell":
+            for letters in ("My key: ", *CANARY_KEY, "."):
+                http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": letters}}]}))
+                http.wfile.flush()
         while does == "trickle":
             http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": " more"}, "finish_reason": None}]}))
             http.wfile.flush()

@@ -226,6 +226,18 @@ def test_the_draw_is_repeatable_with_a_seed(start, log, mock):
     assert len(set(orders[0])) > 1
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+def test_the_callers_trace_is_passed_on_to_the_provider(start, log, mock, streamed):
+    gateway = start(mock_config(mock.url, "ok"))
+    run_id = log.new_run()
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    with gateway.client(run_id) as client:
+        for headers in ({"traceparent": trace}, {}):
+            body = {"model": "ok", "messages": [{"role": "user", "content": "hi"}], "stream": streamed}
+            assert client.post("/v1/chat/completions", json=body, headers=headers).status_code == 200
+    assert mock.traces == [trace, None]
+
+
 def test_what_is_recorded_can_be_replayed(start, log, mock, tmp_path):
     recording = tmp_path / "made" / "recorded.jsonl"
     models = mock_config(mock.url, "ok", "tools", extra=f'record = "{recording}"')

@@ -43,7 +43,7 @@ class SimulatedProvider:
     def __init__(self, name: str, books: Books, dice: random.Random, fails: float) -> None:
         self._name, self._books, self._dice, self._fails = name, books, dice, fails
 
-    async def send(self, path, body, timeout_s):
+    async def send(self, path, body, timeout_s, *, traceparent=None):
         asked = msgspec.json.decode(body)
         await self._work(timeout_s)
         failure = self._failure()
@@ -53,7 +53,7 @@ class SimulatedProvider:
         return completion("answer", prompt=prompt, output=output)
 
     @asynccontextmanager
-    async def stream(self, body, timeout_s, idle_s):
+    async def stream(self, body, timeout_s, idle_s, *, traceparent=None):
         asked = msgspec.json.decode(body)
         await self._work(timeout_s)
         failure = self._failure()

@@ -66,16 +66,17 @@ class ScriptedProvider:
     def __init__(self, script: Callable[[dict], ProviderReply | list | Exception | float] = lambda _: completion()):
         self.script = script
         self.bodies: list[dict] = []
+        self.traceparents: list[str | None] = []
         self.open = self.most_open = self.abandoned = 0
 
-    async def send(self, path, body, timeout_s):
+    async def send(self, path, body, timeout_s, *, traceparent=None):
         with self._counted():
-            return await self._act(self.script(self._noted(body)), timeout_s)
+            return await self._act(self.script(self._noted(body, traceparent)), timeout_s)
 
     @asynccontextmanager
-    async def stream(self, body, timeout_s, idle_s):
+    async def stream(self, body, timeout_s, idle_s, *, traceparent=None):
         with self._counted():
-            act = self.script(self._noted(body))
+            act = self.script(self._noted(body, traceparent))
             if isinstance(act, ProviderReply) and act.status == 200:
                 act = [act.body]
             if isinstance(act, list):
@@ -87,9 +88,10 @@ class ScriptedProvider:
     async def close(self):
         pass
 
-    def _noted(self, body):
+    def _noted(self, body, traceparent):
         decoded = msgspec.json.decode(body)
         self.bodies.append(decoded)
+        self.traceparents.append(traceparent)
         return decoded
 
     async def _act(self, act, timeout_s):

@@ -18,7 +18,7 @@ def keyed(**changes):
 
 
 class FailsSlowlyOnce(ScriptedProvider):
-    async def send(self, path, body, timeout_s):
+    async def send(self, path, body, timeout_s, *, traceparent=None):
         reply = await super().send(path, body, timeout_s)
         if len(self.bodies) > 1:
             return reply

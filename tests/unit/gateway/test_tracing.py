@@ -1,5 +1,6 @@
 """Spans with the GenAI names, made from calls that have ended; nothing of it is there when it is off."""
 
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ from ridges.contracts import events as ev
 from ridges.gateway import errors
 from ridges.gateway.calls import known_trace
 from ridges.gateway.tracing import Tracing, TracingUnavailable
+
+UNSAMPLED = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"
 
 
 @pytest.fixture
@@ -59,6 +62,31 @@ async def test_a_call_belongs_to_its_callers_trace(exporter):
     assert {f"{span.context.trace_id:032x}" for span in spans} == {"4bf92f3577b34da6a3ce929d0e0e4736"}
     assert "00f067aa0ba902b7" in {f"{span.parent.span_id:016x}" for span in spans}
     assert made.traceparent == trace
+
+
+async def test_each_provider_is_told_the_span_of_its_attempt(exporter):
+    tracing = Tracing(CLOCK, exporter)
+    bad, good = ScriptedProvider(lambda _: UNREACHABLE), ScriptedProvider()
+    providers = (provider("bad", weight=1e9), bad), (provider("good", weight=1e-9), good)
+    async with World(*providers, tracing=tracing).running() as world:
+        run_id = await world.run()
+        await world.pipeline.complete(run_id, chat(), lambda body: body)
+        await world.pipeline.complete(run_id, chat(traceparent=UNSAMPLED), lambda body: body)
+    tracing.close()
+    spans = [span for span in exporter.get_finished_spans() if span.parent is not None]
+    assert len({span.context.trace_id for span in exporter.get_finished_spans()}) == 1, "the other one is not sampled"
+    said = [bad.traceparents[0], good.traceparents[0]]
+    assert said == [f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-01" for span in spans]
+    assert re.fullmatch(r"00-4bf92f3577b34da6a3ce929d0e0e4736-(?!00f067aa0ba902b7)[0-9a-f]{16}-00", bad.traceparents[1])
+
+
+async def test_without_tracing_the_callers_context_is_passed_on():
+    only = ScriptedProvider()
+    async with World((provider(), only)).running() as world:
+        run_id = await world.run()
+        for trace in (None, UNSAMPLED):
+            await world.pipeline.complete(run_id, chat(traceparent=trace), lambda body: body)
+    assert only.traceparents == [None, UNSAMPLED]
 
 
 @pytest.mark.parametrize("header", [None, "", "x", f"00-{'0' * 32}-00f067aa0ba902b7-01", "00-4BF9-00f0-01"])

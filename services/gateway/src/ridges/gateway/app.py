@@ -20,6 +20,7 @@ from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavail
 from ridges.chassis.serving import run, serve
 from ridges.chassis.settings import SettingsError, load
 from ridges.gateway.adapters import make_adapter
+from ridges.gateway.appending import Appending
 from ridges.gateway.attempts import Attempts
 from ridges.gateway.call_log import CallLog
 from ridges.gateway.contents import Contents
@@ -33,7 +34,7 @@ from ridges.gateway.openai_routes import openai_routes
 from ridges.gateway.openapi import openapi_routes
 from ridges.gateway.orphans import Orphans
 from ridges.gateway.pipeline import CUT_S, Observer, Pipeline
-from ridges.gateway.ports import ModelProvider
+from ridges.gateway.ports import ModelProvider, passed_on
 from ridges.gateway.providers_config import ConfigError, ProvidersConfig, load_providers
 from ridges.gateway.reloading import Reloading
 from ridges.gateway.replies import exception_handlers
@@ -78,14 +79,15 @@ def wire_gateway(
 ) -> Gateway:
     """All parts, wired. Call within a running event loop; close the roster."""
     states = RunStates(store, settings.known_runs)
-    settler = Settler(store, states)
+    appending = Appending(store, clock, meters.appended)
+    settler = Settler(appending, states)
     roster = Roster(config, lambda provider: adapters[provider.name], clock, rng)
     contents = Contents(blobs, settings.contents)
     observers: tuple[Observer, ...] = (meters, CallLog(clock), *(() if tracing is None else (tracing,)))
     pipeline = Pipeline(
         states=states,
         reservations=Reservations(
-            store,
+            appending,
             states,
             settler,
             clock,
@@ -102,6 +104,7 @@ def wire_gateway(
         clock=clock,
         patience=LogPatience(clock, settings.log_wait_s),
         call_deadline_s=settings.call_deadline_s,
+        spans_of=passed_on if tracing is None else tracing.spans_of,
     )
     meters.watch(pipeline.in_flight, roster.queues)
     orphans = Orphans(store, states, settler, clock, gateway=settings.name, longest_call_s=settings.call_deadline_s)

@@ -207,7 +207,7 @@ class Attempts:
     async def _send_once(self, record: CallRecord, ask: _Ask, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
         path: Path = "chat/completions" if record.call.kind == "chat" else "embeddings"
         try:
-            reply = await ask.turn.adapter.send(path, ask.body, self._left_s(ask))
+            reply = await ask.turn.adapter.send(path, ask.body, self._left_s(ask), traceparent=ask.attempt.traceparent)
         except AnswerCut as cut:
             raise _cut(ask, str(cut), reply_text(cut.received) or cut.received.decode(errors="replace")) from cut
         except (ProviderUnreachable, ProviderTooSlow) as error:
@@ -250,7 +250,8 @@ class Attempts:
         relay, provider, left_s = ask.relay, ask.turn.offer.provider, self._left_s(ask)
         first_s = min(provider.first_token_timeout_s or left_s, left_s)
         idle_s = min(provider.idle_timeout_s or self._stream_idle_s, left_s)
-        async with ask.turn.adapter.stream(ask.body, first_s, idle_s) as upstream:
+        trace = ask.attempt.traceparent
+        async with ask.turn.adapter.stream(ask.body, first_s, idle_s, traceparent=trace) as upstream:
             if upstream.status != 200:
                 raise _refused(ask, await _buffered(upstream))
             chunks = upstream.chunks()

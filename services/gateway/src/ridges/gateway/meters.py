@@ -17,6 +17,7 @@ SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20
 """Source: gen_ai.client.operation.duration."""
 TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576, 4194304)
 """Source: gen_ai.client.token.usage."""
+APPEND_SECONDS = tuple(0.0005 * 2**power for power in range(15))
 OPERATIONS = {"chat": "chat", "embedding": "embeddings"}
 WHERE = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
@@ -56,6 +57,13 @@ class Meters:
             buckets=TOKENS,
             registry=registry,
         )
+        self._appends = Histogram(
+            "ridges_gateway_log_append_seconds",
+            "Time until the event log answered an append",
+            ("event", "outcome"),
+            buckets=APPEND_SECONDS,
+            registry=registry,
+        )
         self._in_flight = Gauge("ridges_gateway_calls_in_flight", "Model calls in this gateway", registry=registry)
         self._registry = registry
         self._counter = lru_cache(maxsize=1_000)(_labelled_counter)
@@ -69,6 +77,10 @@ class Meters:
     def refused(self, reason: str) -> None:
         self._refusals.labels(reason).inc()
 
+    def appended(self, event: str, outcome: str, seconds: float) -> None:
+        """``stored``, ``overtaken`` (another gateway was first), ``refused`` or ``unavailable``."""
+        self._histogram(self._appends, event, outcome).observe(seconds)
+
     def reloaded(self, outcome: str) -> None:
         """``taken`` or ``refused``."""
         self._reloads.labels(outcome).inc()
@@ -81,7 +93,8 @@ class Meters:
             if tokens := getattr(event.usage, token_kind):
                 self._counter(self._tokens, event.model, token_kind).inc(tokens)
         operation = OPERATIONS[event.kind]
-        for _began_at, attempt in timeline:
+        for tried in timeline:
+            attempt = tried.attempt
             failure = "" if attempt.outcome == "ok" else attempt.outcome
             self._counter(self._attempts, attempt.provider, attempt.outcome).inc()
             duration = self._histogram(self._duration, operation, attempt.provider, event.model, failure)

@@ -36,9 +36,9 @@ class OpenAiHttp:
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
-    async def send(self, path: Path, body: bytes, timeout_s: float) -> ProviderReply:
+    async def send(self, path: Path, body: bytes, timeout_s: float, *, traceparent: str | None = None) -> ProviderReply:
         try:
-            async with asyncio.timeout(timeout_s), self._post(path, body) as response:
+            async with asyncio.timeout(timeout_s), self._post(path, body, traceparent) as response:
                 return await self._reply(response)
         except (aiohttp.ServerTimeoutError, aiohttp.ConnectionTimeoutError) as error:
             raise ProviderUnreachable(self.told(error)) from None
@@ -48,10 +48,12 @@ class OpenAiHttp:
             raise ProviderUnreachable(self.told(error)) from None
 
     @asynccontextmanager
-    async def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AsyncIterator["_HttpStream"]:
+    async def stream(
+        self, body: bytes, timeout_s: float, idle_s: float, *, traceparent: str | None = None
+    ) -> AsyncIterator["_HttpStream"]:
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._post("chat/completions", body)
+                response = await self._post("chat/completions", body, traceparent)
         except aiohttp.ServerTimeoutError as error:
             raise ProviderUnreachable(self.told(error)) from None
         except TimeoutError:
@@ -76,8 +78,9 @@ class OpenAiHttp:
         text = str(error) or type(error).__name__
         return self.redaction.whole(text.encode()).decode()
 
-    def _post(self, path: Path, body: bytes) -> "aiohttp.client._RequestContextManager":
-        return self._session.post(f"{self._base_url}/{path}", data=body, allow_redirects=False)
+    def _post(self, path: Path, body: bytes, traceparent: str | None) -> "aiohttp.client._RequestContextManager":
+        headers = None if traceparent is None else {"traceparent": traceparent}
+        return self._session.post(f"{self._base_url}/{path}", data=body, headers=headers, allow_redirects=False)
 
     async def _reply(self, response: aiohttp.ClientResponse) -> ProviderReply:
         """Raises AnswerCut: a good answer that does not end, or not within ``LARGEST_REPLY``."""

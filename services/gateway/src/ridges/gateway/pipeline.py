@@ -31,7 +31,7 @@ from ridges.gateway.errors import (
     UnknownRun,
 )
 from ridges.gateway.log_patience import LogPatience
-from ridges.gateway.ports import Timeline
+from ridges.gateway.ports import SpansOf, Timeline, passed_on
 from ridges.gateway.prompts import most_prompt_tokens
 from ridges.gateway.records import CallRecord
 from ridges.gateway.reservations import Reservations, refuse_taken_key
@@ -77,10 +77,11 @@ class Pipeline:
         clock: Clock,
         patience: LogPatience,
         call_deadline_s: float,
+        spans_of: SpansOf = passed_on,
     ) -> None:
         self._states, self._reservations, self._roster = states, reservations, roster
         self._attempts, self._settler, self._contents, self._observers = attempts, settler, contents, observers
-        self._clock, self._patience, self._call_deadline_s = clock, patience, call_deadline_s
+        self._clock, self._patience, self._call_deadline_s, self._spans_of = clock, patience, call_deadline_s, spans_of
         self._in_flight = CallsInFlight()
         self._finishing: set[asyncio.Task[None]] = set()
 
@@ -240,7 +241,8 @@ class Pipeline:
         except GatewayError as refusal:
             await self._record_refusal(view, refusal, call.model)
             raise
-        return CallRecord(view.run_id, call_id, call, offers, demand, grant, self._clock)
+        next_span = self._spans_of(call.traceparent)
+        return CallRecord(view.run_id, call_id, call, offers, demand, grant, self._clock, next_span)
 
     async def _check_state(self, view: RunView) -> None:
         if view.state is not RunState.RUNNING_AGENT and not _run_of(view).ended:

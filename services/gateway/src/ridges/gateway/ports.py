@@ -3,17 +3,39 @@
 ``recording`` wraps one of them and writes down what it answers.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
 from ridges.contracts.events import InferenceAttempt
 
 Path = Literal["chat/completions", "embeddings"]
-Timeline = list[tuple[float, InferenceAttempt]]
-"""(when it began, monotonic seconds; what it was) of each attempt of a call."""
+
+
+class Tried(NamedTuple):
+    """One attempt that has ended."""
+
+    began_at: float
+    """Monotonic seconds."""
+    attempt: InferenceAttempt
+    traceparent: str | None
+    """W3C trace context that the provider was sent."""
+
+
+Timeline = list[Tried]
+"""The attempts of a call."""
+
+NextSpan = Callable[[], str | None]
+"""The ``traceparent`` of the attempt of a call that begins now."""
+SpansOf = Callable[[str | None], NextSpan]
+"""Of a call, by its caller's ``traceparent``."""
+
+
+def passed_on(traceparent: str | None) -> NextSpan:
+    """The caller's own context for every attempt: who makes no spans passes on what came. Source: W3C Trace Context."""
+    return lambda: traceparent
 
 
 class ProviderUnreachable(Exception):
@@ -64,7 +86,7 @@ class ProviderStream(Protocol):
 class ModelProvider(Protocol):
     """One provider. Leaving a call early (cancellation) closes its connection to the provider at once."""
 
-    async def send(self, path: Path, body: bytes, timeout_s: float) -> ProviderReply:
+    async def send(self, path: Path, body: bytes, timeout_s: float, *, traceparent: str | None = None) -> ProviderReply:
         """The answer to an OpenAI-style JSON body.
 
         Raises:
@@ -74,7 +96,9 @@ class ModelProvider(Protocol):
 
         """
 
-    def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AbstractAsyncContextManager[ProviderStream]:
+    def stream(
+        self, body: bytes, timeout_s: float, idle_s: float, *, traceparent: str | None = None
+    ) -> AbstractAsyncContextManager[ProviderStream]:
         """The streamed answer to a chat body; entered when the status is known.
 
         Raises:

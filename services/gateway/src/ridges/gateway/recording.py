@@ -32,17 +32,19 @@ class Recording:
             raise ConfigError(f"{self._path}: cannot be recorded to: {error}") from error
         self._inner = open_inner()
 
-    async def send(self, path: Path, body: bytes, timeout_s: float) -> ProviderReply:
+    async def send(self, path: Path, body: bytes, timeout_s: float, *, traceparent: str | None = None) -> ProviderReply:
         began_at = self._clock.monotonic()
-        reply = await self._inner.send(path, body, timeout_s)
+        reply = await self._inner.send(path, body, timeout_s, traceparent=traceparent)
         if reply.status == 200:
             self._keep(path, body, reply.body, began_at)
         return reply
 
     @asynccontextmanager
-    async def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AsyncIterator[ProviderStream]:
+    async def stream(
+        self, body: bytes, timeout_s: float, idle_s: float, *, traceparent: str | None = None
+    ) -> AsyncIterator[ProviderStream]:
         began_at = self._clock.monotonic()
-        async with self._inner.stream(body, timeout_s, idle_s) as upstream:
+        async with self._inner.stream(body, timeout_s, idle_s, traceparent=traceparent) as upstream:
             listening = _Listening(upstream)
             try:
                 yield listening

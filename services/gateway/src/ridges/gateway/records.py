@@ -10,7 +10,7 @@ from ridges.contracts.usage import TokenUsage, cost_nano_usd, time_cost_nano_usd
 from ridges.gateway.calls import ModelCall
 from ridges.gateway.domain import MIN_OUTPUT_TOKENS, Demand, Grant, affordable_output, worst_cost_nano, worst_tokens
 from ridges.gateway.errors import GatewayError
-from ridges.gateway.ports import Timeline
+from ridges.gateway.ports import NextSpan, Timeline, Tried
 from ridges.gateway.prompts import estimated_prompt_tokens
 from ridges.gateway.roster import Offer
 from ridges.gateway.token_estimate import count_tokens
@@ -34,6 +34,7 @@ class CallRecord:
         demand: Demand,
         grant: Grant,
         clock: Clock,
+        next_span: NextSpan,
     ) -> None:
         self.run_id, self.call_id, self.call, self.offers = run_id, call_id, call, offers
         self.received: list[bytes] = []
@@ -41,7 +42,7 @@ class CallRecord:
         self.answered = False
         """An attempt has won; what is still open is not waited for."""
         self.began_at = clock.monotonic()
-        self._demand, self._grant, self._clock = demand, grant, clock
+        self._demand, self._grant, self._clock, self._next_span = demand, grant, clock, next_span
         self._tries: list[OpenAttempt] = []
 
     @property
@@ -51,7 +52,11 @@ class CallRecord:
 
     @property
     def timeline(self) -> Timeline:
-        return [(attempt.began_at, attempt.ended) for attempt in self._tries if attempt.ended is not None]
+        return [
+            Tried(attempt.began_at, attempt.ended, attempt.traceparent)
+            for attempt in self._tries
+            if attempt.ended is not None
+        ]
 
     @property
     def usage(self) -> TokenUsage:
@@ -91,7 +96,7 @@ class CallRecord:
         return output_limit if lowered or output_limit < self._grant.output_tokens else None
 
     def begin(self, offer: Offer, output_limit: int) -> "OpenAttempt":
-        attempt = OpenAttempt(self.call, offer, self._demand, output_limit, self._clock)
+        attempt = OpenAttempt(self.call, offer, self._demand, output_limit, self._clock, self._next_span())
         self._tries.append(attempt)
         return attempt
 
@@ -137,8 +142,16 @@ class CallRecord:
 class OpenAttempt:
     """One request to one provider, until it ends."""
 
-    def __init__(self, call: ModelCall, offer: Offer, demand: Demand, output_limit: int, clock: Clock) -> None:
-        self.output_limit = output_limit
+    def __init__(
+        self,
+        call: ModelCall,
+        offer: Offer,
+        demand: Demand,
+        output_limit: int,
+        clock: Clock,
+        traceparent: str | None,
+    ) -> None:
+        self.output_limit, self.traceparent = output_limit, traceparent
         self.ended: ev.InferenceAttempt | None = None
         self._call, self._offer, self._demand, self._clock = call, offer, demand, clock
         self.began_at = clock.monotonic()

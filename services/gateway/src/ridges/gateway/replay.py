@@ -69,7 +69,14 @@ class Replay:
         for path in provider.recordings:
             self._read(path)
 
-    async def send(self, path: Path, body: bytes, timeout_s: float) -> ProviderReply:
+    async def send(
+        self,
+        path: Path,
+        body: bytes,
+        timeout_s: float,
+        *,
+        traceparent: str | None = None,  # noqa: ARG002
+    ) -> ProviderReply:
         request = msgspec.json.decode(body)
         if path == "embeddings":
             return self._embedding(request, len(body))
@@ -83,7 +90,14 @@ class Replay:
         return ProviderReply(status=200, body=msgspec.json.encode(reply))
 
     @asynccontextmanager
-    async def stream(self, body: bytes, timeout_s: float, idle_s: float) -> AsyncIterator["_ReplayStream"]:
+    async def stream(
+        self,
+        body: bytes,
+        timeout_s: float,
+        idle_s: float,
+        *,
+        traceparent: str | None = None,  # noqa: ARG002
+    ) -> AsyncIterator["_ReplayStream"]:
         request = msgspec.json.decode(body)
         found = self._find(request)
         if isinstance(found, str):

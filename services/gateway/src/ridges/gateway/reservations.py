@@ -9,10 +9,11 @@ import asyncio
 import msgspec
 import structlog
 
-from ridges.chassis.ports import Clock, EventStore, EventStoreUnavailable, LastPosition, WrongPosition
+from ridges.chassis.ports import Clock, EventStoreUnavailable, LastPosition, WrongPosition
 from ridges.contracts import events as ev
 from ridges.contracts.limits import ModelLimits
 from ridges.contracts.usage import TokenUsage
+from ridges.gateway.appending import Appending
 from ridges.gateway.calls import ModelCall
 from ridges.gateway.domain import Demand, Grant, KeyedCall, WaitForOthers, decide
 from ridges.gateway.errors import CallerGone, GatewayError, Kind, LogUnavailable
@@ -48,7 +49,7 @@ class Reservations:
 
     def __init__(
         self,
-        store: EventStore,
+        appending: Appending,
         states: RunStates,
         settler: Settler,
         clock: Clock,
@@ -58,7 +59,7 @@ class Reservations:
         gateway: str,
         hedging: bool = False,
     ) -> None:
-        self._store, self._states, self._settler, self._clock = store, states, settler, clock
+        self._appending, self._states, self._settler, self._clock = appending, states, settler, clock
         self._wait_s, self._longest_call_s = wait_s, longest_call_s
         self._gateway, self._hedging = gateway, hedging
         self._away_until = 0.0
@@ -119,7 +120,7 @@ class Reservations:
             kind=call.kind,
         )
         expected = LastPosition(view.spending.last_reserved_position, ev.InferenceReserved)
-        appending = asyncio.create_task(self._store.append(view.run_id, [event], expected))
+        appending = asyncio.create_task(self._appending.append(event, expected))
         try:
             position = await asyncio.shield(appending)
         except WrongPosition as conflict:

@@ -4,8 +4,9 @@ import asyncio
 
 import structlog
 
-from ridges.chassis.ports import EventRefused, EventStore, EventStoreUnavailable
+from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.contracts import events as ev
+from ridges.gateway.appending import Appending
 from ridges.gateway.run_states import RunStates, RunView
 
 log = structlog.get_logger(__name__)
@@ -20,8 +21,8 @@ LONGEST_PAUSE_S = 5.0
 class Settler:
     """Every settlement is a task of its own that tries until the log has it."""
 
-    def __init__(self, store: EventStore, states: RunStates) -> None:
-        self._store, self._states = store, states
+    def __init__(self, appending: Appending, states: RunStates) -> None:
+        self._appending, self._states = appending, states
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -43,7 +44,7 @@ class Settler:
     async def record_refusal(self, view: RunView, event: ev.InferenceRefused) -> None:
         """One try: a refusal costs nothing, so the log may miss it when it is away."""
         try:
-            position = await self._store.append(view.run_id, [event])
+            position = await self._appending.append(event)
         except (EventStoreUnavailable, EventRefused) as error:
             log.warning("a refusal could not be recorded", run_id=view.run_id, error=str(error))
         else:
@@ -58,7 +59,7 @@ class Settler:
         pause_s = 0.2
         while True:
             try:
-                position = await self._store.append(view.run_id, [event])
+                position = await self._appending.append(event)
             except EventStoreUnavailable:
                 log.warning("the log is away; a settlement waits for it", run_id=view.run_id, call_id=event.call_id)
                 await asyncio.sleep(pause_s)

@@ -1,6 +1,7 @@
 """A span for every call and one for each request to a provider, with the GenAI names. Needs the extra ``otel``.
 
-Spans are made when a call has ended, from its record: nothing is done on its way, and nothing at all when this is off.
+Spans are made when a call has ended, from its record: on its way only ids are drawn, for each provider is told that of
+its attempt (``traceparent``). When this is off, nothing is done.
 Where they go is configured by the usual variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_SERVICE_NAME …).
 Source: OpenTelemetry semantic conventions for generative AI.
 """
@@ -11,7 +12,7 @@ from ridges.chassis.ports import Clock
 from ridges.contracts import events as ev
 from ridges.contracts.money import usd_text
 from ridges.contracts.usage import TokenUsage
-from ridges.gateway.ports import Timeline
+from ridges.gateway.ports import NextSpan, Timeline
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
@@ -34,6 +35,8 @@ class Tracing:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
             from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
+            from ridges.gateway.span_ids import SpanIds  # noqa: PLC0415
+
             if exporter is None:
                 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
 
@@ -43,11 +46,22 @@ class Tracing:
                 f"RIDGES_OTEL is set, but {error.name} is not installed; install ridges-gateway[otel]"
             ) from error
         resource = Resource({SERVICE_NAME: "ridges-gateway"}).merge(OTELResourceDetector().detect())
-        self._provider = TracerProvider(resource=resource)
+        self._ids = SpanIds()
+        self._provider = TracerProvider(resource=resource, id_generator=self._ids)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("ridges.gateway")
         self._context_of = TraceContextTextMapPropagator().extract
         self._clock = clock
+
+    def spans_of(self, traceparent: str | None) -> NextSpan:
+        """A call's spans on the wire: one trace, the caller's where it has one, and a span for each attempt."""
+        from opentelemetry.sdk.trace.sampling import Decision  # noqa: PLC0415
+        from opentelemetry.trace import get_current_span  # noqa: PLC0415
+
+        context = None if traceparent is None else self._context_of({"traceparent": traceparent})
+        trace_id = get_current_span(context).get_span_context().trace_id or self._ids.draw_trace_id()
+        sampled = self._provider.sampler.should_sample(context, trace_id, "").decision is Decision.RECORD_AND_SAMPLE
+        return lambda: f"00-{trace_id:032x}-{self._ids.draw_span_id():016x}-{int(sampled):02x}"
 
     def refused(self, reason: str) -> None:
         """Refusals are events and metrics; nothing was asked of a model."""
@@ -62,6 +76,7 @@ class Tracing:
         def at(monotonic: float) -> int:
             return ended_ns - int((now - monotonic) * NANO)
 
+        self._ids.next_trace(timeline[0].traceparent if timeline else None)
         call = self._tracer.start_span(
             f"{operation} {event.model}",
             context=None if event.traceparent is None else self._context_of({"traceparent": event.traceparent}),
@@ -77,7 +92,8 @@ class Tracing:
         if isinstance(event, ev.InferenceFailed):
             call.set_attribute("error.type", str(event.status))
             call.set_status(Status(StatusCode.ERROR, event.detail))
-        for tried_at, attempt in timeline:
+        for tried_at, attempt, traceparent in timeline:
+            self._ids.next_span(traceparent)
             child = self._tracer.start_span(
                 f"{operation} {attempt.served_model}",
                 context=set_span_in_context(call),
