@@ -16,7 +16,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def write_durably(path: Path, content: bytes) -> None:
     """The file has this content, also after a power cut. A damaged one is replaced."""
     if _holds(path, content):
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
         return
     made = _make_folders(path.parent)
     handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
@@ -31,7 +31,7 @@ def write_durably(path: Path, content: bytes) -> None:
         Path(name).unlink(missing_ok=True)
         raise
     for folder in (path.parent, *made):
-        _sync_directory(folder)
+        sync_directory(folder)
 
 
 def write_all(files: Iterable[tuple[str, bytes]]) -> None:
@@ -110,7 +110,8 @@ def _holds(path: Path, content: bytes) -> bool:
         return False
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """The names in the directory survive a power cut."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,11 +1,12 @@
 """Content-addressed blobs in a local directory (``file:///dir``), in S3 (``s3://bucket/prefix``) or in memory.
 
-Layout: ``sha256/ab/<the other 62 digits>``.
+Layout: ``sha256/ab/<the other 62 digits>``; in a directory small contents of ``put_soon`` are in ``packs`` (ADR 30).
 """
 
 import asyncio
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -13,15 +14,21 @@ import obstore
 from obstore.store import ObjectStore, from_url
 
 from ridges.chassis.blob_files import sync_file_system, write_all, write_durably
+from ridges.chassis.pack_files import PackWriter
+from ridges.chassis.pack_lookup import PackLookup
 from ridges.chassis.ports import BlobMissing, NamedBlobStore
 from ridges.chassis.writing_behind import Waiting, WritingBehind
 from ridges.contracts.blobs import DIGEST, BlobRef, digest_of, ref_to
 
 PING_NAME = "ping"
+PACKS = "packs"
+"""Folder of the small contents that were stored many together."""
 NAMED = "named"
 """Folder of the few contents that are found by name."""
 HASHED_HERE = 64 * 1024
 """Larger contents are hashed in a thread."""
+PACKED = 64 * 1024
+"""Larger contents are files of their own also when they are stored soon."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9.-]*)*")
 
 
@@ -44,14 +51,20 @@ def open_blob_store(url: str) -> NamedBlobStore:
 
 
 class FileBlobStore:
-    """Blobs as files. A blob is whole or absent: written beside its place, synced, renamed, the directory synced."""
+    """Blobs as files. A blob is whole or absent: written beside its place, synced, renamed, the directory synced.
+
+    Small ones that are stored soon go into packs, which every process with the directory reads.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._pack, self._packs = PackWriter(root / PACKS), PackLookup(root / PACKS)
+        self._loose = False
+        """Files were written since the last sync."""
         self._behind = WritingBehind(self._write_all, self._sync)
 
     def path_of(self, digest: str) -> Path:
-        """Where the blob's file is. Raises BlobMissing when the digest is none."""
+        """Where the blob's file is, unless it is in a pack. Raises BlobMissing when the digest is none."""
         return self._root / _path_of(digest)
 
     async def put(self, content: bytes, media_type: str) -> BlobRef:
@@ -68,11 +81,7 @@ class FileBlobStore:
         await self._behind.flush()
 
     async def get(self, digest: str) -> bytes:
-        try:
-            content = await asyncio.to_thread(self.path_of(digest).read_bytes)
-        except FileNotFoundError:
-            raise BlobMissing(f"no blob {digest} in {self._root}") from None
-        return _verified(digest, content, str(self._root))
+        return await asyncio.to_thread(self._read, digest)
 
     async def ping(self) -> None:
         await asyncio.to_thread(write_durably, self._root / PING_NAME, b"")
@@ -90,11 +99,36 @@ class FileBlobStore:
         return await asyncio.to_thread(self._names, folder)
 
     async def _write_all(self, waiting: Sequence[Waiting]) -> None:
-        files = [(f"{self._root}/{_path_of(digest)}", content) for digest, content, _ in waiting]
-        await asyncio.to_thread(write_all, files)
+        files = [
+            (f"{self._root}/{_path_of(digest)}", content) for digest, content, _ in waiting if len(content) > PACKED
+        ]
+        small = [(_raw(digest), content) for digest, content, _ in waiting if len(content) <= PACKED]
+        try:
+            await asyncio.to_thread(self._pack.write, small)
+        finally:
+            if files:
+                self._loose = True
+                await asyncio.to_thread(write_all, files)
 
     async def _sync(self) -> None:
-        await asyncio.to_thread(sync_file_system, self._root)
+        loose, self._loose = self._loose, False
+        if loose:
+            await asyncio.to_thread(sync_file_system, self._root)
+        else:
+            await asyncio.to_thread(self._pack.sync)
+
+    def _read(self, digest: str) -> bytes:
+        path, content = self.path_of(digest), None
+        with suppress(FileNotFoundError):
+            content = path.read_bytes()
+            if digest_of(content) == digest:
+                return content
+        packed = self._packs.get(_raw(digest))
+        if packed is not None:
+            content = packed
+        if content is None:
+            raise BlobMissing(f"no blob {digest} in {self._root}")
+        return _verified(digest, content, str(self._root))
 
     def _names(self, folder: str) -> list[str]:
         try:
@@ -227,6 +261,10 @@ def _path_of(digest: str) -> str:
         raise BlobMissing(f"{digest!r} is no digest; expected sha256:<64 hex digits>")
     algorithm, _, digits = digest.partition(":")
     return f"{algorithm}/{digits[:2]}/{digits[2:]}"
+
+
+def _raw(digest: str) -> bytes:
+    return bytes.fromhex(digest.partition(":")[2])
 
 
 def _verified(digest: str, content: bytes, where: str) -> bytes:
