@@ -262,7 +262,7 @@ class TestWrongLog:
             with pytest.raises(LogMismatch, match=r"the log of record is 'jetstream'.*'kurrentdb'"):
                 async with opened(server, kurrentdb.url):
                     pass
-            with pytest.raises(LogMismatch, match="RIDGES_EVENT_STORE_URL, or begin a new log"):
+            with pytest.raises(LogMismatch, match=r"RIDGES_EVENT_STORE_URL, move the log .*, or begin a new one"):
                 await declare_mirror(server, kurrentdb.url)
 
     async def test_a_mirror_is_refused_by_who_looks_for_a_log_on_nats(self, server):

@@ -12,7 +12,7 @@ COMMANDS = (
     "", "run", "runs", "show", "logs", "watch", "cancel", "costs", "up", "down", "doctor", "demo",
     "problem", "problem list", "problem check", "image", "image build", "export",
     "ledger", "ledger rebuild", "ledger verify", "ledger archive", "ledger restore", "ledger prices", "ledger reprice",
-    "ledger settle",
+    "ledger settle", "ledger migrate",
 )  # fmt: skip
 WIDTH = 100
 

@@ -1,7 +1,11 @@
-"""Declare the streams: ``python -m ridges.chassis.migrate``. The only step that creates or changes a stream."""
+"""Declare the streams: ``python -m ridges.chassis.migrate``. The only step that creates or changes a stream, beside
+`ridges ledger migrate`, which moves the log to another store.
+"""
 
+import argparse
 import asyncio
 import sys
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -12,6 +16,7 @@ from nats.js.errors import APIError, NotFoundError
 from ridges.chassis import settings
 from ridges.chassis.jetstream.connection import read_reply
 from ridges.chassis.jetstream.denials import Denials
+from ridges.chassis.jetstream.fence import MOVED, NEXT_EPOCH, refusal
 from ridges.chassis.jetstream.streams import (
     EPOCH,
     EVENTS,
@@ -75,14 +80,38 @@ async def _declare(nc: Client, config: dict[str, Any], identity: dict[str, str])
     return f"{name}: mended ({'; '.join(wrong)})"
 
 
+async def remove_moved_log(nc: Client, kurrentdb_epoch: str) -> str:
+    """Delete the stream EVENTS whose log has moved to the KurrentDB of this epoch; one line says what was done.
+
+    Raises:
+        LogMismatch: it has not.
+    """
+    try:
+        metadata = (await _api(nc, f"STREAM.INFO.{EVENTS['name']}"))["config"].get("metadata") or {}
+    except NotFoundError:
+        return f"{EVENTS['name']}: there is none"
+    if metadata.get(LOG_OF_RECORD) == RECORDED_IN_KURRENTDB and metadata.get(EPOCH) == kurrentdb_epoch:
+        return f"{EVENTS['name']}: is the mirror already"
+    if (metadata.get(LOG_OF_RECORD), metadata.get(NEXT_EPOCH)) != (MOVED, kurrentdb_epoch):
+        raise LogMismatch(
+            f"the stream {EVENTS['name']} has not moved to the KurrentDB of RIDGES_EVENT_STORE_URL (epoch "
+            f"{kurrentdb_epoch}): it says {metadata}; nothing was deleted"
+        )
+    await _api(nc, f"STREAM.DELETE.{EVENTS['name']}")
+    return f"{EVENTS['name']}: deleted, its events are in KurrentDB"
+
+
 def _with_identity(config: dict[str, Any], identity: dict[str, str], metadata: dict[str, str]) -> dict[str, Any]:
     if config["name"] != EVENTS["name"]:
         return config
+    gone = refusal(metadata, "this server")
+    if gone is not None:
+        raise LogMismatch(gone)
     for key, value in identity.items():
         if metadata.get(key, value) != value:
             raise LogMismatch(
                 f"the stream EVENTS says {key} = {metadata[key]!r}, the settings say {value!r}; mend "
-                "RIDGES_EVENT_STORE_URL, or begin a new log on an empty server (no command copies a log yet)"
+                "RIDGES_EVENT_STORE_URL, move the log (`ridges ledger migrate`), or begin a new one on an empty server"
             )
     return config | {"metadata": {EPOCH: str(uuid4())} | identity | metadata}
 
@@ -92,7 +121,7 @@ async def _api(nc: Client, path: str, body: dict[str, Any] | None = None) -> dic
     return read_reply(await nc.request(f"$JS.API.{path}", payload, timeout=REQUEST_TIMEOUT_S))
 
 
-async def _migrate(place: Settings) -> None:
+async def _migrate(place: Settings, *, replace_moved_log: bool) -> None:
     nc = Client()
     mend = "set RIDGES_NATS_USER and RIDGES_NATS_PASSWORD to a user that may change streams"
     denials = Denials(place.nats_user, mend)
@@ -108,6 +137,8 @@ async def _migrate(place: Settings) -> None:
         )
         try:
             epoch = await _kurrentdb_epoch(place.event_store_url) if place.event_store_url else None
+            if replace_moved_log and epoch is not None:
+                sys.stdout.write(await denials.heeded(remove_moved_log(nc, epoch)) + "\n")
             for line in await denials.heeded(declare_streams(nc, place.stream_replicas, epoch)):
                 sys.stdout.write(line + "\n")
         finally:
@@ -130,15 +161,24 @@ async def _kurrentdb_epoch(event_store_url: str) -> str:
         await kurrent.close()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Run the step; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ridges.chassis.migrate", description=__doc__)
+    parser.add_argument(
+        "--replace-moved-log",
+        action="store_true",
+        help="delete the stream EVENTS whose log has moved to this KurrentDB: it becomes the mirror",
+    )
+    asked = parser.parse_args(arguments)
     try:
         place = settings.load(Settings)
+        if asked.replace_moved_log and place.event_store_url is None:
+            raise settings.SettingsError("--replace-moved-log needs RIDGES_EVENT_STORE_URL, the new place of the log")
     except settings.SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     try:
-        asyncio.run(_migrate(place))
+        asyncio.run(_migrate(place, replace_moved_log=asked.replace_moved_log))
     except settings.SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -156,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
-    from ridges.contracts.views import PassProgress, PassResult, RepriceReport
+    from ridges.contracts.views import MigrationResult, PassProgress, PassResult, RepriceReport
+
+    Ending = TypeVar("Ending", PassResult, MigrationResult)
 
 ledger_app = typer.Typer(help="Prove, rebuild, archive and re-price the log.", no_args_is_help=True)
 
@@ -44,6 +46,30 @@ def archive(as_json: AsJson = False) -> None:
 def restore(as_json: AsJson = False) -> None:
     """Bring a lost log back from the archive: same events, same positions."""
     _run_pass("/v1/admin/restore", as_json)
+
+
+@ledger_app.command()
+def migrate(
+    to: Annotated[
+        str,
+        typer.Option(envvar="RIDGES_MIGRATE_TO", metavar="URL", help="nats://host:4222 or kurrentdb://host:2113."),
+    ],
+    abort: Annotated[bool, typer.Option("--abort", help="Stay with the old log, as long as that is possible.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move the log to another store, proved, ids and order kept. Interrupted, it goes on where it stopped."""
+    from ridges.cli import render
+    from ridges.cli.log_migration import migration
+    from ridges.cli.system import say
+
+    result = _followed(migration(to, abort=abort))
+    if as_json:
+        render.json_document(result)
+    else:
+        say(f"migrate: {result.summary} ({result.seconds:.1f} s)")
+        for number, step in enumerate(result.next_steps, 1):
+            say(f"{number}. {step}")
+    raise typer.Exit(0 if result.ok else 1)
 
 
 @ledger_app.command()
@@ -135,19 +161,24 @@ def _run_pass(path: str, as_json: bool) -> None:
     raise typer.Exit(0 if result.ok else 1)
 
 
-def _followed(messages: "Iterator[PassProgress | PassResult]") -> "PassResult":
-    """Shows the progress on a terminal's stderr; the result."""
+def _followed(messages: "Iterator[PassProgress | Ending]") -> "Ending":
+    """Shows the progress on stderr, without a terminal each phase; the result."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    from ridges.contracts.views import PassResult
+    from ridges.cli.system import say
+    from ridges.contracts.views import PassProgress
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[told]}"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console, phase = Console(stderr=True), ""
+    with Progress(*columns, console=console, transient=True) as bar:
         shown = bar.add_task("starting", total=None, told="")
         for message in messages:
-            if isinstance(message, PassResult):
+            if not isinstance(message, PassProgress):
                 return message
+            if message.phase != phase and not console.is_terminal:
+                say(f"{message.what}: {message.phase} …")
+            phase = message.phase
             eta = "" if message.eta_s is None else f", {message.eta_s:.0f} s left"
             told = f"{message.done:,} of {message.total:,} ({message.rate_per_s:,.0f}/s{eta})"
             bar.update(shown, description=message.phase, completed=message.done, total=message.total, told=told)

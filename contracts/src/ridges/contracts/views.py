@@ -208,7 +208,7 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
 class PassProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far a pass over the whole log is."""
 
-    what: Literal["rebuild", "verify", "archive", "restore"]
+    what: Literal["rebuild", "verify", "archive", "restore", "migrate"]
     phase: str
     done: int
     total: int
@@ -237,3 +237,21 @@ class PassResult(msgspec.Struct, frozen=True, kw_only=True):
     events: int
     seconds: float
     findings: tuple[Finding, ...] = ()
+
+
+class MigrationResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How a move of the whole log to another store ended."""
+
+    ok: bool
+    summary: str
+    events: int
+    """Compared in both stores."""
+    seconds: float
+    moved_from: str | None = None
+    """Addresses without credentials; null when nothing was changed."""
+    moved_to: str | None = None
+    epoch: str | None = None
+    """Of the log of record."""
+    digest: str | None = None
+    """SHA-256 over id, type, run and payload of every event, the same on both sides."""
+    next_steps: tuple[str, ...] = ()

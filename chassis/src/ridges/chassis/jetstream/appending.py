@@ -177,6 +177,7 @@ class _Attempt:
             if error.err_code == DUPLICATE_IN_BATCH:  # some are stored: the next try brings the others
                 raise ServiceUnavailableError(code=503, description="a part of the events is stored already")
             raise WrongPosition(self._stream_id, self._expected or LastPosition(0), _told_position(error)) from error
+        await self._connection.check_here()
         raise EventRefused(f"{self._stream_id}: {error.description} ({error.err_code})") from error
 
     async def _look_up(self) -> tuple[int, list[_Message]]:

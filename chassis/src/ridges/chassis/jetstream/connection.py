@@ -1,6 +1,7 @@
 """The connection to the log's server: kept alive for ever, verified each time it comes up, never silently denied."""
 
 import asyncio
+import re
 import time
 from asyncio import Future
 from collections import defaultdict
@@ -16,9 +17,11 @@ from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 
 from ridges.chassis.jetstream.asking import Answer, Questions
 from ridges.chassis.jetstream.client import LogClient
+from ridges.chassis.jetstream.fence import refusal
 from ridges.chassis.jetstream.streams import RECORDED_HERE
 from ridges.chassis.jetstream.verify import MORE_STORAGE, NotYet, storage_trouble, verified_epoch
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
+from ridges.contracts.subjects import EVENTS_STREAM
 
 log = structlog.get_logger(__name__)
 
@@ -27,6 +30,8 @@ PATIENCE_S = 8.0
 """How long calls retry by themselves."""
 RETRY_PAUSE_S = 0.1
 VERIFY_PAUSE_S = 0.5
+WATCH_S = 3.0
+"""How often a service looks whether its log has been closed: one that only reads would not notice."""
 
 OUT_OF_STORAGE = frozenset({10023, 10047})
 """Error codes of a server that may store no more."""
@@ -47,6 +52,11 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     log_of_record: str = RECORDED_HERE
     log_epoch: str | None = None
     """The log must have this epoch; default: any, as long as it stays the same."""
+
+    @property
+    def address(self) -> str:
+        """The URL without credentials."""
+        return without_credentials(self.url)
 
 
 class Connection:
@@ -247,7 +257,7 @@ class Connection:
 
     async def _keep_verified(self, client: LogClient) -> None:
         """Until the client is closed: after each (re)connection verify the log, then let waiting calls go on."""
-        while not client.is_closed:
+        while not client.is_closed and not self.refused:
             self._changed.clear()
             if client.is_connected and not self._settled.is_set():
                 losses = self._losses
@@ -263,12 +273,37 @@ class Connection:
                 if losses == self._losses:
                     self._become_ready()
                 continue
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_S):
+                    await self._changed.wait()
+                    continue
+            await self.check_here()
+
+    async def check_here(self) -> None:
+        """Returns while the log has not been closed to be moved elsewhere, or when it does not tell.
+
+        Raises:
+            LogMismatch: it has, and is refused from now on.
+        """
+        if not self._settled.is_set() or self.refused:
+            return
+        try:
+            info = await self.api(f"STREAM.INFO.{EVENTS_STREAM}")
+        except (APIError, errors.Error, OSError, EventStoreUnavailable, EventRefused):
+            return
+        reason = refusal(info["config"].get("metadata") or {}, self.place.address)
+        if reason is not None:
+            self._refuse(reason)
+            raise LogMismatch(reason)
 
     async def _verified(self) -> str:
         place = self.place
         epoch = await verified_epoch(
-            self.api, place.monitor_url, allow_lossy=place.allow_lossy, log_of_record=place.log_of_record
+            self.api,
+            place.monitor_url,
+            address=place.address,
+            allow_lossy=place.allow_lossy,
+            log_of_record=place.log_of_record,
         )
         if place.log_epoch not in (None, epoch):
             raise LogMismatch(
@@ -294,6 +329,8 @@ class Connection:
             notify()
 
     def _refuse(self, reason: str) -> None:
+        if self.refused:
+            return
         self.refused, self._trouble = True, reason
         self._settled.set()
         if self.on_refusal is not None:
@@ -335,6 +372,11 @@ class Connection:
 
     async def _on_change(self) -> None:
         self._changed.set()
+
+
+def without_credentials(url: str) -> str:
+    """For messages, and for what is stored where others read."""
+    return re.sub(r"(^|,|://)[^/@,]*@", r"\1", url)
 
 
 def _fail(failed: "asyncio.Future[NoReturn]", error: Exception) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import aiohttp
 from nats.js.errors import NotFoundError
 
+from ridges.chassis.jetstream.fence import refusal
 from ridges.chassis.jetstream.streams import EVENTS, LOG_OF_RECORD, MAX_EVENT_BYTES, RECORDED_HERE, differences
 from ridges.chassis.ports import LogMismatch
 from ridges.contracts.subjects import EVENTS_STREAM
@@ -23,7 +24,7 @@ class NotYet(Exception):
 
 
 async def verified_epoch(
-    api: Api, monitor_url: str | None, *, allow_lossy: bool, log_of_record: str = RECORDED_HERE
+    api: Api, monitor_url: str | None, *, address: str, allow_lossy: bool, log_of_record: str = RECORDED_HERE
 ) -> str:
     """The epoch of the log.
 
@@ -36,10 +37,13 @@ async def verified_epoch(
     except NotFoundError:
         raise NotYet(f"the stream {EVENTS_STREAM} does not exist; run the migrate step: {MIGRATE}") from None
     config = info["config"]
+    metadata = config.get("metadata") or {}
+    refused = refusal(metadata, address)
+    if refused is not None:
+        raise LogMismatch(refused)
     wrong = differences(config, EVENTS)
     if wrong:
         raise LogMismatch(f"the stream {EVENTS_STREAM} is set wrong ({'; '.join(wrong)}); mend it: {MIGRATE}")
-    metadata = config.get("metadata") or {}
     record = metadata.get(LOG_OF_RECORD)
     if record != log_of_record:
         raise LogMismatch(
@@ -47,7 +51,7 @@ async def verified_epoch(
             f"setting (RIDGES_EVENT_STORE_URL), or, when the stream is new, run: {MIGRATE}"
         )
     if not allow_lossy:
-        await _check_sync(monitor_url)
+        await check_sync(monitor_url)
     return str(metadata["epoch"])
 
 
@@ -76,7 +80,8 @@ async def storage_trouble(monitor_url: str | None) -> str | None:
     return None
 
 
-async def _check_sync(monitor_url: str | None) -> None:
+async def check_sync(monitor_url: str | None) -> None:
+    """Raises LogMismatch when the server may lose what it acknowledged, NotYet when it does not say."""
     override = "RIDGES_ALLOW_LOSSY_LOG=true runs without this safety"
     if monitor_url is None:
         raise LogMismatch(

@@ -128,8 +128,27 @@ class KurrentConnection:
 
     async def metadata(self, stream: str) -> dict[str, Any]:
         """What is said about the stream; empty when nothing is."""
-        fields, _ = await self._ask(lambda: self._client.get_stream_metadata(stream, timeout=CALL_TIMEOUT_S))
+        fields, _ = await self.versioned_metadata(stream)
         return fields
+
+    async def versioned_metadata(self, stream: str) -> tuple[dict[str, Any], int | StreamState]:
+        """What is said about the stream, and which version of it that is."""
+        return await self._ask(lambda: self._client.get_stream_metadata(stream, timeout=CALL_TIMEOUT_S))
+
+    async def replace_metadata(self, stream: str, metadata: dict[str, Any], version: int | StreamState) -> None:
+        """Set them in place of this version.
+
+        Raises:
+            Moved: somebody else has replaced it.
+        """
+        try:
+            await self._ask(
+                lambda: self._client.set_stream_metadata(
+                    stream, metadata=metadata, current_version=version, timeout=CALL_TIMEOUT_S
+                )
+            )
+        except WrongCurrentVersionError as error:
+            raise Moved(str(error)) from error
 
     async def declare_metadata(self, stream: str, metadata: dict[str, Any]) -> None:
         """Set them, unless there are some already."""

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import msgspec
 
+from ridges.chassis.jetstream.fence import refusal
 from ridges.chassis.jetstream.streams import RECORDED_IN_KURRENTDB
 from ridges.chassis.jetstream.verify import MIGRATE, NotYet
 from ridges.chassis.kurrent.connection import KurrentConnection
@@ -11,11 +12,15 @@ from ridges.chassis.kurrent.names import LOG_STREAM
 from ridges.chassis.ports import LogMismatch
 
 
-class LogIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """What the metadata of a log say. The same two fields stand on the stream EVENTS."""
+class LogIdentity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What the metadata of a log say. The same fields stand on the stream EVENTS; those of a move, see ``fence``."""
 
     log_of_record: str
     epoch: str
+    migration: str | None = None
+    from_epoch: str | None = None
+    moved_to: str | None = None
+    next_epoch: str | None = None
 
 
 async def log_identity(kurrent: KurrentConnection) -> LogIdentity | None:
@@ -67,6 +72,9 @@ async def check_mirror(kurrent: KurrentConnection, mirror_epoch: str) -> None:
 
 
 def _check_record(kurrent: KurrentConnection, identity: LogIdentity) -> None:
+    refused = refusal(msgspec.to_builtins(identity), f"kurrentdb://{kurrent.address}")
+    if refused is not None:
+        raise LogMismatch(refused)
     if identity.log_of_record != RECORDED_IN_KURRENTDB:
         raise LogMismatch(
             f"KurrentDB at {kurrent.address} is not the log of record, {identity.log_of_record!r} is since epoch "

@@ -85,6 +85,7 @@ class MirrorWriter:
 
         Raises:
             LostRace: they are not; another relay was first.
+            LogMismatch: the log has moved away.
         """
         headers = [_source_headers(event) for event in events]
         headers[0][EXPECTED_LAST] = str(tail.sequence)
@@ -98,6 +99,7 @@ class MirrorWriter:
         except APIError as error:
             if error.err_code in WRONG_LAST_SEQUENCE:
                 raise LostRace from error
+            await self._connection.check_here()
             raise
         except TimeoutError:
             raise EventStoreUnavailable(f"no answer from {self._connection.place.url}") from None

@@ -41,6 +41,8 @@ class Relay:
         self._trouble: str | None = "the relay has not started"
         self.mirrored = 0
         """Events that this relay has written."""
+        self.complete = False
+        """It has seen the mirror hold all that KurrentDB held."""
 
     async def check(self) -> None:
         """For /readyz. Raises EventStoreUnavailable while events do not reach the mirror."""
@@ -78,6 +80,7 @@ class Relay:
                 await self._write([event for event in window if stream_id_of(event.stream_name)])
                 self._trouble = None
                 if window[-1].is_caught_up:
+                    self.complete = True
                     log.info("the mirror is complete", position=self._tail.sequence)
 
     async def _write(self, events: list[RecordedEvent]) -> None:

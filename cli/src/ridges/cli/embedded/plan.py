@@ -131,17 +131,6 @@ def find_nats_server() -> str:
     return found
 
 
-def portport_is_free(port: int) -> bool:
-    """Whether a service of ours could listen there now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-        return True
-
-
 def port_is_free(port: int) -> bool:
     """Whether a service of ours could listen there now."""
     with socket.socket() as probe:

@@ -19,6 +19,7 @@ import nats
 
 from ridges.chassis.jetstream import permissions
 from ridges.chassis.migrate import declare_streams
+from ridges.chassis.ports import LogMismatch
 from ridges.cli.config import project_root, read_config
 from ridges.cli.embedded.plan import ProcessPlan, SystemPlan, plan_system
 from ridges.cli.embedded.state import StateDir, SystemState
@@ -210,8 +211,12 @@ class Supervisor:
                 user=permissions.ADMIN,
                 password=self._plan.nats_admin_password,
             )
-            await declare_streams(connection)
-            await connection.close()
+            try:
+                await declare_streams(connection)
+            except LogMismatch as error:
+                raise CliError(str(error)) from error
+            finally:
+                await connection.close()
             self._write("starting", "services")
             await asyncio.gather(*(service.wait_ready(session, deadline) for service in self._services))
 

@@ -1,5 +1,6 @@
 """Composition root: wires the ledger and runs it."""
 
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from uuid import uuid4
@@ -65,12 +66,13 @@ class Ledger:
         queries: Queries,
         refusals: Refusals,
         passes: Passes | None = None,
+        filling: Callable[[], bool] = lambda: False,
     ) -> None:
         self._config, self._store, self._blobs = config, store, blobs
         self._queries, self._refusals = queries, refusals
         self.hub = Hub()
         path = config.state_dir / TABLES
-        self.projector = Projector(store, projections, self.hub, path=str(path))
+        self.projector = Projector(store, projections, self.hub, path=str(path), filling=filling)
         if is_outdated(path):
             self.projector.hold("the tables are of another version; they are being rebuilt")
         self.passes = passes or ThreadPasses(store, blobs, clock, config.settle_grace_s)
@@ -150,6 +152,7 @@ async def run() -> None:
                 log_epoch=config.log_epoch,
             )
         )
+        relay = relay_of(store)
         path = config.state_dir / TABLES
         refusals = stack.enter_context(refusing.opened(config.state_dir / "refusals.sqlite"))
         ledger = Ledger(
@@ -161,6 +164,7 @@ async def run() -> None:
             queries=stack.enter_context(reading.opened(path)),
             refusals=refusals,
             passes=ChildPasses(),
+            filling=lambda: relay is not None and not relay.complete,
         )
         ingress = Ingress(
             url=config.nats_url,
@@ -175,7 +179,7 @@ async def run() -> None:
         background = [ledger.projector.run, ledger.rebuilder.upgrade, ledger.settler.run, ingress.run]
         if config.archive_every_s is not None:
             background.append(partial(ledger.archiver.run, config.archive_every_s))
-        if (relay := relay_of(store)) is not None:
+        if relay is not None:
             checks["relay"] = relay.check
             background.append(relay.run)
 

@@ -13,8 +13,10 @@ from ridges.contracts.faults import RULES, Cause
 from ridges.contracts.limits import ModelLimits, RunLimits, SandboxLimits
 from ridges.contracts.money import nano_usd
 from ridges.contracts.requests import AGENT_MAX_BYTES, CancelRun, RequestedLimits, RequestRun
+from ridges.contracts.subjects import INGRESS_STREAM
 from ridges.ledger.errors import RequestRefused
 
+KEY_HEADER = "Idempotency-Key"
 AGENT_MEDIA_TYPE = "text/x-python"
 PROBLEM_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,199}")
 """A problem id is one token of a subject of the log."""
@@ -25,6 +27,11 @@ MAX_COST_USD = 1_000_000
 
 _IDS = UUID("5a4b1c0e-8f0d-5d2c-9a57-6c6564676572")
 """Namespace of the ids that are derived, so that a retry appends the same event again."""
+
+
+def delivery_key(sequence: int, stored_at: datetime) -> str:
+    """The same text for every delivery of one ingress message, another one for every other message."""
+    return f"{INGRESS_STREAM}:{sequence}:{stored_at.isoformat()}"
 
 
 def run_id_for(idempotency_key: str) -> str:

@@ -18,6 +18,7 @@ from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.ports import Clock, EventRefused, EventStoreUnavailable, LogMismatch
 from ridges.contracts.requests import CancelRun, RequestAnswer, RequestRun
 from ridges.contracts.subjects import ALL_INGRESS, INGRESS_RUN_CANCELLED, INGRESS_RUN_REQUESTED, INGRESS_STREAM
+from ridges.ledger.domain import KEY_HEADER, delivery_key
 from ridges.ledger.errors import LedgerError, RequestRefused
 from ridges.ledger.handlers import Accepted, RunRequests
 from ridges.ledger.refusals import Refusals
@@ -27,7 +28,6 @@ log = structlog.get_logger(__name__)
 DURABLE = "ledger"
 REPLY_HEADER = "Ridges-Reply-To"
 INBOX_PREFIX = "_INBOX."
-KEY_HEADER = "Idempotency-Key"
 ACK_WAIT_S = 6.0
 """After which the messages of a ledger that was killed are delivered again."""
 HEARTBEAT_S = 2.0
@@ -209,7 +209,5 @@ def _decoded(content: bytes, kind: type[Command]) -> Command:
 
 
 def _delivery_of(message: NatsMessage) -> str:
-    """The same text for every delivery of one message, another one for every other message."""
     metadata = message.raw_message.metadata
-    stored_at = (metadata.timestamp or datetime.fromtimestamp(0, UTC)).isoformat()
-    return f"{INGRESS_STREAM}:{metadata.sequence.stream}:{stored_at}"
+    return delivery_key(metadata.sequence.stream, metadata.timestamp or datetime.fromtimestamp(0, UTC))

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager, suppress
 
 import structlog
@@ -18,6 +18,7 @@ log = structlog.get_logger(__name__)
 BATCH_EVENTS = 500
 QUEUED_EVENTS = 2_000
 RETRY_DELAY_S = 2.0
+FILLING_PAUSE_S = 0.2
 GATHER_S = 0.02
 """In busy times events come in groups so far apart, a transaction each: one for many events costs much less."""
 
@@ -25,8 +26,18 @@ GATHER_S = 0.02
 class Projector:
     """One running projection."""
 
-    def __init__(self, store: EventStore, projections: Projections, hub: Hub, *, path: str) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        projections: Projections,
+        hub: Hub,
+        *,
+        path: str,
+        filling: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``filling``: whether the log may still be shorter than it is, as the mirror of another store."""
         self._store, self._projections, self._hub, self._path = store, projections, hub, path
+        self._filling = filling
         self._moved = asyncio.Condition()
         self.stopped: str | None = None
         """Why it does not go on; None while it does."""
@@ -62,8 +73,7 @@ class Projector:
     async def _follow(self) -> None:
         """Apply what comes, from the newest event in the tables on: it must be the same one in this log."""
         checkpoint = self.position
-        if await self._store.last_position() < checkpoint:
-            raise ForeignLog(checkpoint, self._path)
+        await self._reachable(checkpoint)
         events = self._store.subscribe(max(checkpoint - 1, 0), gather_s=GATHER_S)
         async with aclosing(_batches(events)) as batches:
             async for batch in batches:
@@ -78,6 +88,18 @@ class Projector:
                 async with self._moved:
                     self._moved.notify_all()
                 self._hub.publish(changed)
+
+    async def _reachable(self, checkpoint: int) -> None:
+        """Wait while the log is shorter only because it is still being filled. Raises ForeignLog."""
+        while True:
+            filling = self._filling()
+            if await self._store.last_position() >= checkpoint:
+                self._trouble = None
+                return
+            if not filling:
+                raise ForeignLog(checkpoint, self._path)
+            self._trouble = f"the relay fills the mirror, which has not reached position {checkpoint} yet"
+            await asyncio.sleep(FILLING_PAUSE_S)
 
     async def reached(self, position: int, timeout_s: float) -> bool:
         """Wait until the tables hold the event at the position; False when that did not happen in time."""

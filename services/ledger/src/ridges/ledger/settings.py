@@ -73,6 +73,33 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
             )
 
 
+class MigrateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log is and where it goes: for `ridges ledger migrate` alone."""
+
+    nats_url: str = "nats://127.0.0.1:4222"
+    """The NATS server that the services use now."""
+    nats_user: str | None = None
+    """User at that server."""
+    nats_password: str | None = None
+    """Password of that user."""
+    nats_admin_user: str | None = None
+    """User that may change its streams; where the server knows users."""
+    nats_admin_password: str | None = None
+    """Password of that user."""
+    event_store_url: str | None = None
+    """KurrentDB, where it is the log of record now."""
+    migrate_to: str
+    """The new place: nats://host:4222 or kurrentdb://host:2113."""
+    target_nats_user: str | None = None
+    """User that may change streams at the new NATS server."""
+    target_nats_password: str | None = None
+    """Password of that user."""
+    target_nats_monitor_url: str | None = None
+    """Monitoring address of the new NATS server, where it proves that it syncs every write."""
+    allow_lossy_log: bool = False
+    """Accept a new server that may lose acknowledged events in a power cut."""
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
     if host.lower() == "localhost":

@@ -1,1 +1,1 @@
-"""Passes over the whole log, each in a process of its own: rebuild, verify, archive, restore."""
+"""Passes over the whole log, each in a process of its own: rebuild, verify, archive, restore, migrate."""

@@ -1,6 +1,7 @@
 """``python -m ridges.ledger.passes``: one pass, with the ledger's settings; reports JSON lines on stdout."""
 
 import argparse
+import asyncio
 import os
 import sys
 from collections.abc import Iterator
@@ -16,16 +17,18 @@ from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.jetstream.bulk import RawEvent, last_position
 from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.streams import RECORDED_HERE, RECORDED_IN_KURRENTDB
+from ridges.chassis.moving.ports import CannotMove
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
-from ridges.contracts.views import PassProgress, PassResult
+from ridges.contracts.views import MigrationResult, PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
 from ridges.ledger.passes.log_source import log_chunks
+from ridges.ledger.passes.migrate import migrate
 from ridges.ledger.passes.rebuild import rebuild
 from ridges.ledger.passes.reporting import Line, PassFailed
 from ridges.ledger.passes.restore import restore
 from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
 from ridges.ledger.passes.verify import verify
-from ridges.ledger.settings import LedgerSettings
+from ridges.ledger.settings import LedgerSettings, MigrateSettings
 
 NICE = 5
 """Live traffic goes first."""
@@ -34,6 +37,8 @@ NICE = 5
 def main(arguments: list[str] | None = None) -> int:
     """The exit status: 0 well, 1 something is wrong (said on stdout)."""
     asked = _parser().parse_args(arguments)
+    if asked.what == "migrate":
+        return _migrate(asked)
     try:
         config = settings.load(LedgerSettings)
     except settings.SettingsError as error:
@@ -86,12 +91,31 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
     return verify(chunks(), total=end, grace_s=config.settle_grace_s, blobs=blobs, report=_report)
 
 
+def _migrate(asked: argparse.Namespace) -> int:
+    environ = os.environ | ({"RIDGES_MIGRATE_TO": asked.to} if asked.to else {})
+    try:
+        config = settings.load(MigrateSettings, environ)
+        result = asyncio.run(migrate(config, _report, abort=asked.abort))
+    except settings.SettingsError as error:
+        _write(Line(migration=MigrationResult(ok=False, summary=str(error), events=0, seconds=0)))
+        return 2
+    except CannotMove as error:
+        _write(Line(migration=MigrationResult(ok=False, summary=str(error), events=0, seconds=0)))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    _write(Line(migration=result))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ridges.ledger.passes", description=__doc__)
-    parser.add_argument("what", choices=["rebuild", "verify", "archive", "restore"])
+    parser.add_argument("what", choices=["rebuild", "verify", "archive", "restore", "migrate"])
     parser.add_argument("--tables", type=Path, help="the file to make (rebuild)")
     parser.add_argument("--source", choices=["log", "archive"], default="log", help="what to read (rebuild)")
     parser.add_argument("--no-blobs", action="store_true", help="read neither blobs nor archive (verify)")
+    parser.add_argument("--to", help="where the log goes; default: RIDGES_MIGRATE_TO (migrate)")
+    parser.add_argument("--abort", action="store_true", help="stay with the old log (migrate)")
     return parser
 
 

@@ -6,9 +6,10 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-from ridges.contracts.views import PassProgress, PassResult
+from ridges.contracts.views import MigrationResult, PassProgress, PassResult
 
 PassName = Literal["rebuild", "verify", "archive", "restore"]
+Stage = PassName | Literal["migrate"]
 Report = Callable[[PassProgress], None]
 Chunk = TypeVar("Chunk", bound=list)  # type: ignore[type-arg]
 REPORT_EVERY_S = 0.25
@@ -23,12 +24,13 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     progress: PassProgress | None = None
     result: PassResult | None = None
+    migration: MigrationResult | None = None
 
 
 class Pace:
     """Counts, measures and reports now and then."""
 
-    def __init__(self, what: PassName, phase: str, total: int, report: Report) -> None:
+    def __init__(self, what: Stage, phase: str, total: int, report: Report) -> None:
         self._what, self._phase, self._total, self._report = what, phase, total, report
         self._started = self._reported = time.monotonic()
         self.done = 0
