@@ -180,9 +180,9 @@ class TestFromKurrentDB:
         settings = {"RIDGES_EVENT_STORE_URL": kurrentdb.url}
         copier = await Copier(mirrored, new.url, RIDGES_TARGET_NATS_MONITOR_URL=new.monitor_url, **settings).start()
         await asyncio.sleep(random.Random(5).uniform(0.5, 1.5))
-        await copier.kill9()
+        await copier.kill9()  # it may have ended by then
         code, result = await migrated(mirrored, new, **settings)
-        assert (code, result["ok"], result["events"]) == (0, True, len(held(kurrentdb))), result
+        assert (code, result["ok"]) == (0, True), result
         assert told(new) == held(kurrentdb)
         with pytest.raises(LogMismatch, match=f"has moved to {new.url}"):
             async with opened(mirrored, kurrentdb.url) as store:
