@@ -10,9 +10,10 @@ import pytest
 import uvloop
 from conformance.isolation_suite import IsolationSuite
 from conformance.proxy_path_suite import ProxyPathSuite
-from conformance.sandbox_suite import SandboxSuite
-from sandboxes import sandbox_spec
+from conformance.sandbox_suite import REPO, SandboxSuite
+from sandboxes import gone, sandbox_spec
 
+from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.errors import SandboxUnavailable
@@ -48,6 +49,22 @@ class TestBubblewrap(SandboxSuite, IsolationSuite, ProxyPathSuite):
         await sandbox.check()
         spec = sandbox_spec("ls", str(closed))
         assert (await sandbox.run(spec, asyncio.Event())).log == b"bin\nsite packages\n"
+
+    async def test_mounts_below_the_temporary_directory_stay_and_what_fills_it_goes(self, tmp_path):
+        shown = tmp_path / "shown"
+        shown.mkdir()
+        (shown / "kept").write_text("kept\n")
+        sandbox = BubblewrapSandbox(read_only=[shown])
+        fill = (
+            f"cat {shown}/kept; echo three >> repo/a.txt; cat /dev/zero > {tmp_path}/fill; cat /dev/zero > $TMPDIR/fill"
+        )
+        limits = SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB)
+        spec = sandbox_spec("bash", "-c", fill, files=(REPO,), repo=True, limits=limits)
+        end = await sandbox.run(spec, asyncio.Event())
+        assert end.log.startswith(b"kept\n")
+        assert b"+three" in end.difference
+        assert (shown / "kept").read_text() == "kept\n"
+        await gone(spec)
 
     async def test_an_interpreter_that_would_show_a_home_is_refused(self, tmp_path, monkeypatch):
         monkeypatch.setenv("HOME", sys.prefix)

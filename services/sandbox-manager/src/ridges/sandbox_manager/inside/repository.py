@@ -157,19 +157,25 @@ def _forget_nested_repositories(work_tree: str) -> None:
             names.remove(".git")
 
 
-def remove_tree(path: str) -> None:
+def remove_tree(path: str, *options: str) -> None:
     """Remove what is there, however the agent built it."""
-    _wait(_spawn_program("rm", ["rm", "-rf", "--", path], {"PATH": os.environ.get("PATH", os.defpath)}), ["rm"], (1,))
+    command = ["rm", "-rf", *options, "--", path]
+    _wait(_spawn_program("rm", command, {"PATH": os.environ.get("PATH", os.defpath)}), command, (1,))
 
 
-def empty(directory: str) -> None:
-    """Remove what is in it. A process for each of a hundred thousand files would take minutes."""
+def empty(directory: str, mounted: Sequence[str]) -> None:
+    """Remove what is in it. A process for each of a hundred thousand files would take minutes.
+
+    Args:
+        directory: on a file system of the sandbox's own.
+        mounted: names in it that lead to mounts (an interpreter installed below /tmp); these stay.
+    """
     for name in os.listdir(directory):
         path = os.path.join(directory, name)
         try:
             os.unlink(path)
         except OSError:
-            remove_tree(path)
+            remove_tree(path, *(("--one-file-system",) if name in mounted else ()))
 
 
 def _environment(git_dir: str, work_tree: str) -> dict[str, str]:

@@ -191,16 +191,20 @@ class Command:
         os.execvpe(command[0], command, environment)  # noqa: S606  # as asked
 
 
-def _collect(base: Base, max_bytes: int) -> tuple[bytes | None, str | None]:
+def _temporary() -> str:
+    return os.environ.get("TMPDIR", "/tmp")  # noqa: S108  # the sandbox's own
+
+
+def _collect(base: Base, max_bytes: int, mounted: list[str]) -> tuple[bytes | None, str | None]:
     """The difference, or why there is none. git works in a child: it can be ended, and its memory is not PID 1's."""
-    directory = os.environ.get("TMPDIR", "/tmp")  # noqa: S108  # the sandbox's own
+    directory = _temporary()
     in_sandbox = os.getpid() == 1
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             if in_sandbox:  # the temporary directory is its own: make room in it
-                empty(directory)
+                empty(directory, mounted)
             base.write_difference(os.path.join(directory, ".ridges-difference"), write_end)
             os._exit(0)
         except BaseException as error:
@@ -276,6 +280,7 @@ def _run(control: Stdin, frames: Frames, written: Written) -> None:
         unpack(control.read, header["workspace"])
         control.exactly(control.limit)
     base = Base(os.path.join(header["workspace"], "repo")) if header["repo"] else None
+    mounted = os.listdir(_temporary()) if os.path.isdir(_temporary()) else []
     poller = Poller()
     forwarder = Forwarder(poller, header["proxy_socket"], header["proxy_port"]) if header["proxy_socket"] else None
     url = forwarder.url if forwarder else ""
@@ -292,7 +297,7 @@ def _run(control: Stdin, frames: Frames, written: Written) -> None:
     frames.write(b"C", [])
     used, written_bytes = resource.getrusage(resource.RUSAGE_CHILDREN), written.so_far()
     outputs = [read_output(path, max_bytes) for path, max_bytes in header["outputs"]]
-    difference, problem = _collect(base, header["difference_bytes"]) if base else (None, None)
+    difference, problem = _collect(base, header["difference_bytes"], mounted) if base else (None, None)
     log = command.log.content()
     facts = {
         "nonce": header["nonce"],
