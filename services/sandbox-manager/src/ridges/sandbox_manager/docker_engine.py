@@ -113,6 +113,9 @@ class DockerSandbox:
         try:
             async with self._running(spec, name, image, started) as (container_id, reader, writer):
                 return spec.told(await self._converse(spec, container_id, started, cancelled, reader, writer))
+        except (SandboxUnavailable, SandboxFailed):
+            self._tested = ""  # an engine that is going still answers what needs no container: check with one
+            raise
         finally:
             await to_its_end(self._remove(name))
             self._at_work.discard(spec.sandbox_id)

@@ -1,0 +1,69 @@
+"""A Docker Engine that is really restarted, while agents are at work."""
+
+import asyncio
+import signal
+
+import pytest
+from aiohttp import web
+from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir, until_log_has
+from private_engine import PrivateEngine, need_private_engine
+
+from ridges.contracts import events as ev
+
+pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
+
+WAITS_FOR_A_WORD = """
+import os, time, urllib.request
+def agent_main(p):
+    print("begun", flush=True)
+    url = os.environ["SANDBOX_PROXY_URL"] + "/api/usage?evaluation_run_id=" + os.environ["RUN_ID"]
+    while b"go" not in urllib.request.urlopen(url).read():
+        time.sleep(0.2)
+    return "diff x"
+"""
+
+
+class Gate(FakeGateway):
+    """Says to all agents whether they may end."""
+
+    word = "wait"
+
+    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+        return web.json_response({"word": self.word})
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    need_private_engine()
+    with PrivateEngine(tmp_path_factory.mktemp("engine")) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path, nats_server, engine, how):
+    async with Gate().serving() as gateway, requests_on(nats_server, tmp_path) as requests:
+        settings = {"sandbox": "docker", "slots": 2, "sandbox_wait_s": 300, "docker_url": engine.url}
+        manager = ManagerProcess(tmp_path, nats=nats_server, gateway_url=gateway.url, **settings)
+        await manager.start()
+        try:
+            ids = [await requests.run(WAITS_FOR_A_WORD, limits=limits(agent_timeout_s=600)) for _ in range(2)]
+            for run_id in ids:
+                await requests.wait(run_id, ev.AgentStarted)
+                await until_log_has(manager, run_id, "begun")
+            assert len(engine.containers()) == 2
+            await asyncio.to_thread(engine.end, how)
+            await asyncio.to_thread(engine.start)
+            gateway.word = "go"
+            for run_id in ids:
+                end = await requests.end_of(run_id, timeout_s=300)
+                assert (type(end), end.attempt) == (ev.PatchProduced, 2), manager.words()
+                _, second = await requests.events(run_id, ev.AgentStarted)
+                assert await requests.text(second.previous_log) == "begun\n"
+                assert len(await requests.events(run_id, ev.PatchProduced, ev.AgentFailed)) == 1
+            async with asyncio.timeout(60):
+                while await asyncio.to_thread(engine.containers):  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)
+        finally:
+            runtime_dir = the_runtime_dir(manager)
+            assert await manager.end() == 0, manager.words()
+        assert leftovers(manager, runtime_dir) == []
