@@ -27,7 +27,7 @@ def need_private_engine() -> None:
 
 
 class PrivateEngine:
-    """In a network namespace of its own: two engines in one would take the bridge from each other."""
+    """In namespaces of its own: two engines in one network take the bridge from each other, and mounts end with it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -57,7 +57,7 @@ class PrivateEngine:
         options += ["--pidfile", f"{self._folder}/engine.pid", "-H", self.url, "--bridge", "none", "--iptables=false"]
         with (self._folder / "engine.log").open("ab") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--net", "dockerd", *options], stdout=log, stderr=log, start_new_session=True
+                ["unshare", "--net", "--mount", "dockerd", *options], stdout=log, stderr=log, start_new_session=True
             )
         give_up_at = time.monotonic() + START_S
         while self._answers().returncode:
