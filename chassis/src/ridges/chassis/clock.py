@@ -3,7 +3,7 @@
 import time
 from datetime import UTC, datetime
 
-from uuid_utils.compat import uuid7
+from uuid_utils import uuid7
 
 
 class SystemClock:
