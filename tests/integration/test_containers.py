@@ -256,8 +256,12 @@ def test_its_model_calls_are_charged(system: System, finished_run: dict[str, obj
 
 
 def test_no_sandbox_is_left(engine: docker.DockerClient, system: System, finished_run: dict[str, object]) -> None:
-    """Neither a container nor a network of the run stays behind."""
-    of_run = {"label": f"ridges.run={finished_run['run_id']}"}
+    """Neither a container nor a network of the run stays behind; they may go some moments after its verdict."""
+    system.wait_for("removal of its sandboxes", partial(nothing_is_left, engine, system, finished_run))
+
+
+def nothing_is_left(engine: docker.DockerClient, system: System, run: dict[str, object]) -> None:
+    of_run = {"label": f"ridges.run={run['run_id']}"}
     assert engine.containers.list(all=True, filters=of_run) == []
     assert engine.networks.list(filters=of_run) == []
     assert list((system.folder / "manager").glob("**/proxy.sock")) == []
