@@ -8,7 +8,7 @@ import msgspec
 from simulation.virtual_loop import LIFE, Life
 
 from ridges.chassis.delivery import HandlerPool
-from ridges.chassis.memory_store import MemoryEventStore, _has_type, _MemoryQueue
+from ridges.chassis.memory_store import MemoryEventStore, _has_type, _MemoryDelivery, _MemoryQueue
 from ridges.chassis.ports import DEFAULT_POLICY, EventRefused, EventStoreUnavailable, LeftToOthers, WrongPosition
 from ridges.contracts import events as ev
 
@@ -21,6 +21,7 @@ SABOTAGES = {
     "at-most-once": "every run ends",
     "settled-by-the-overtaken": "every run ends",
     "tokens-miscounted": "books",
+    "poison-is-dropped": "poison",
 }
 """Ways to break the system on purpose, and the invariant that must find it."""
 
@@ -39,6 +40,8 @@ class Weather(msgspec.Struct, frozen=True):
     """A message is delivered to somebody else too, while it is being handled."""
     lost_settlement: float = 0.0
     blob_fails: float = 0.0
+    poison: float = 0.0
+    """What comes of a queue is no event, but bytes that nobody can read; the real message comes later."""
 
 
 FAIR = Weather()
@@ -52,6 +55,7 @@ ROUGH = Weather(
     twice=0.08,
     lost_settlement=0.05,
     blob_fails=0.01,
+    poison=0.02,
 )
 STORMY = Weather(
     delay_s=0.05,
@@ -63,6 +67,16 @@ STORMY = Weather(
     twice=0.2,
     lost_settlement=0.15,
     blob_fails=0.04,
+    poison=0.05,
+)
+
+
+POISONS = (
+    b"",
+    b"\xff\x00 no JSON",
+    b'{"type":"NobodyKnowsIt","version":1,"id":"0190a0b0-0000-7000-8000-000000000000","run_id":"r"}',
+    b'{"type":"PatchProduced","version":99,"id":"0190a0b0-0000-7000-8000-000000000000","run_id":"r"}',
+    b'{"type":"RunRequested","version":1,"run_id":["not","text"]}',
 )
 
 
@@ -86,6 +100,8 @@ class ShuffledQueue(_MemoryQueue):
     def __init__(self, memory: SharedLog, name: str, dice: random.Random) -> None:
         super().__init__(memory, name)
         self._dice = dice
+        self.poison: dict[int, bytes] = {}
+        """What was put among the messages; their positions are negative."""
 
     def configure(self, types, policy):
         super().configure(types, policy)
@@ -98,6 +114,25 @@ class ShuffledQueue(_MemoryQueue):
                 self._due[stored.position] = asyncio.get_running_loop().time()
                 self._changed.set()
         self._next = len(self._store._log) + 1
+
+    def spoil(self) -> None:
+        """Put something among the messages that nobody can read."""
+        position = -1 - len(self.poison)
+        self.poison[position] = self._dice.choice(POISONS)
+        self._due[position] = asyncio.get_running_loop().time()
+        self._changed.set()
+
+    @property
+    def undigested(self) -> list[int]:
+        """Poison that still goes round."""
+        return [position for position in self._due if position < 0]
+
+    def _deliver(self, position):
+        if position not in self.poison:
+            return super()._deliver(position)
+        self._deliveries[position] = self._deliveries.get(position, 0) + 1
+        self.put_off(position)
+        return _MemoryDelivery(self, "ev.poison.Unknown", position, self.poison[position], self._deliveries[position])
 
     async def fetch(self):
         loop = asyncio.get_running_loop()
@@ -139,7 +174,15 @@ class FaultyStore:
         self._own: set[str] = set()
 
     async def append(self, stream_id, events, expected=None):
-        self._own.update(event.id for event in events)
+        own = {event.id for event in events}
+        self._own |= own
+        try:
+            return await self._append(stream_id, events, expected)
+        except BaseException:
+            self._own -= own
+            raise
+
+    async def _append(self, stream_id, events, expected):
         sea, weather = self._sea, self._sea.weather
         if sea.sabotage == "no-optimistic-concurrency" and isinstance(events[0], ev.InferenceReserved):
             expected = None
@@ -214,6 +257,8 @@ class FaultyStore:
 
     async def _fetch(self, shared: ShuffledQueue):
         await self._reach(patience_s=None)
+        if self._dice.random() < self._sea.weather.poison:
+            shared.spoil()
         delivery = await shared.fetch()
         await self._delay()
         if self._sea.sabotage == "at-most-once":
@@ -297,7 +342,10 @@ class FaultyDelivery:
 
     async def park(self, error):
         if await self._gets_through():
-            await self._delivery.park(error)
+            if self._sea.sabotage == "poison-is-dropped":
+                await self._delivery.done()
+            else:
+                await self._delivery.park(error)
 
     async def _gets_through(self) -> bool:
         if self._life.dead:
@@ -318,6 +366,12 @@ class FaultyBlobs:
         ref = await self._sea.blobs.put(content, media_type)
         await self._reach(fails=0.0)
         return ref
+
+    async def put_soon(self, content, media_type):
+        return await self.put(content, media_type)
+
+    async def flush(self):
+        await self._reach(fails=0.0)
 
     async def get(self, digest):
         await self._reach()

@@ -27,7 +27,18 @@ ENDS_AS = {
 
 def broken(world, log: Log) -> list[str]:
     """Every invariant that does not hold."""
-    checks = (_acknowledged, _every_run_ends, _attempts, _no_overspend, _books, _verdicts, _blame, _ledger, _verified)
+    checks = (
+        _acknowledged,
+        _every_run_ends,
+        _attempts,
+        _no_overspend,
+        _books,
+        _verdicts,
+        _blame,
+        _poison,
+        _ledger,
+        _verified,
+    )
     return [f"{check.__name__[1:].replace('_', ' ')}: {what}" for check in checks for what in check(world, log)]
 
 
@@ -57,7 +68,8 @@ def _every_run_ends(world, log: Log) -> Iterator[str]:
         if row is None or (row.state, row.verdict, row.cause) != (run.state, run.verdict, run.cause):
             yield f"run {run_id} is {run.state} {run.verdict} {run.cause}, the ledger says {row}"
     for parked in world.sea.memory._parked:
-        yield f"parked: {parked.subject}: {parked.error}"
+        if parked.position > 0:
+            yield f"parked: {parked.subject}: {parked.error}"
 
 
 def _attempts(world, log: Log) -> Iterator[str]:
@@ -164,6 +176,16 @@ def _blame(world, log: Log) -> Iterator[str]:
             yield f"run {run_id} has spent its budget, and no call of it was refused for that"
         if run and run.cause is Cause.PROVIDER_FAILED and run_id not in failed:
             yield f"run {run_id} failed for its providers, and no call of it failed"
+
+
+def _poison(world, log: Log) -> Iterator[str]:
+    """What nobody can read is kept with the reason, and holds nobody up."""
+    parked = {(each.queue, each.position): each for each in world.sea.memory._parked}
+    for name, queue in world.sea.memory.queues.items():
+        for position, content in queue.poison.items():
+            kept = parked.get((name, position))
+            if kept is None or kept.content != content.decode(errors="replace") or not kept.error:
+                yield f"{content!r} in the queue {name} is {kept}"
 
 
 def _platform_failed(ending: str) -> bool:

@@ -254,6 +254,10 @@ class World:
         open_runs = {run_id: run for run_id, run in runs.items() if run is None or not run.ended}
         found = [f"run {run_id} is {run.state if run else 'unknown'}" for run_id, run in open_runs.items()]
         found += [f"run {run_id} is not in the log" for run_id in self.asked if run_id not in runs]
+        queues = self.sea.memory.queues.items()
+        found += [
+            f"{len(queue.undigested)} poison messages are in {name}" for name, queue in queues if queue.undigested
+        ]
         found += [f"{machine.name} is down" for machine in self.machines if not machine.up]
         if self.ledger.up and not found:
             parts = self.ledger.service
