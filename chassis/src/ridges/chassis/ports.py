@@ -129,8 +129,9 @@ class EventStore(Protocol):
 
         ``after=None`` starts with what is appended from now on: the subscription stands once ``anext`` was first
         awaited. To miss nothing, read ``last_position()`` before and pass it as ``after``.
-        ``own=False`` may leave out events that this very store appended (or tried to, when ``append`` raised): for one
-        subscriber that takes in by itself what it appends. Some of them may come all the same.
+        ``own=False`` may leave out events that this very store has appended or is appending: for one subscriber that
+        takes in by itself what it appends. Some of them may come all the same. When ``append`` raises, the event may
+        have been left out already: read again; what is stored later comes.
         ``gather_s``: after an event the next ones may wait so long at the server, to come together: much cheaper for
         one that follows everything. An event that comes after a pause comes at once.
 

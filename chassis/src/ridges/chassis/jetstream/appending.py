@@ -77,8 +77,11 @@ class Appender:
         try:
             what = f"{stream_id}: appending {type_name(events[-1])}"
             position = await self._connection.persist(what, attempt.once, hint=UNANSWERED)
-        except WrongPosition as wrong:
-            self._remember(stream_id, wrong.actual or 0)
+        except BaseException as error:
+            if self._own is not None:
+                self._own.pop(messages[0].event_id.encode(), None)
+            if isinstance(error, WrongPosition):
+                self._remember(stream_id, error.actual or 0)
             raise
         self._remember(stream_id, position)
         return position

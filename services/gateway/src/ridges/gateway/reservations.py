@@ -81,6 +81,7 @@ class Reservations:
             async with view.reserving:
                 if self._clock.monotonic() < self._away_until:
                     raise LogUnavailable
+                await self._make_sure(view)
                 refuse_taken_key(view, call)
                 decision = self._decide(view, limits, demand, may_wait=left_s > 0)
                 if isinstance(decision, Grant) and await self._append(view, call_id, call, decision, demand):
@@ -89,6 +90,19 @@ class Reservations:
                 raise decision
             if isinstance(decision, WaitForOthers):
                 await view.change(min(left_s, LONGEST_NAP_S))
+
+    async def _make_sure(self, view: RunView) -> None:
+        """Wait for, or look up, reservations of ours that may stand in the log and not in the view.
+
+        The subscription leaves them out until their append is given up; later they come as any other one. Without
+        them, the position of a newer reservation, of another gateway, would let us decide on too little.
+        """
+        while view.left_behind:
+            await asyncio.wait(view.left_behind)
+        if view.unsure:
+            await self._read_again(view)
+            if view.unsure:
+                raise LogUnavailable
 
     def _decide(
         self, view: RunView, limits: ModelLimits, demand: Demand, *, may_wait: bool
@@ -128,9 +142,11 @@ class Reservations:
             return False
         except EventStoreUnavailable as error:
             self._away_until = self._clock.monotonic() + AWAY_S
+            view.unsure += 1
             self._release(view, event, call.kind, LogUnavailable())
             raise LogUnavailable from error
         except asyncio.CancelledError:
+            view.left_behind.add(appending)
             appending.add_done_callback(lambda done: self._release_if_stored(view, event, call.kind, done))
             raise
         self._states.applied(view, event, position)
@@ -139,20 +155,27 @@ class Reservations:
     async def _catch_up(self, view: RunView, actual: int | None) -> None:
         await view.change(CATCH_UP_S)
         if actual is None or view.spending.last_reserved_position < actual:
-            try:
-                await self._states.catch_up(view)
-            except EventStoreUnavailable as error:
-                raise LogUnavailable from error
+            await self._read_again(view)
+
+    async def _read_again(self, view: RunView) -> None:
+        try:
+            await self._states.catch_up(view)
+        except EventStoreUnavailable as error:
+            self._away_until = self._clock.monotonic() + AWAY_S
+            raise LogUnavailable from error
 
     def _release_if_stored(
         self, view: RunView, event: ev.InferenceReserved, kind: Kind, done: asyncio.Future[int]
     ) -> None:
         """The caller left while the reservation was on its way."""
+        view.left_behind.discard(done)
         if done.cancelled():
             return
         error = done.exception()
         if error is None:
             self._states.applied(view, event, done.result())
+        else:
+            view.unsure += 1
         if not isinstance(error, WrongPosition):
             self._release(view, event, kind, CallerGone())
 

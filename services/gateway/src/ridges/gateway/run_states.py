@@ -45,6 +45,10 @@ class RunView:
         self.calls_here = 0
         """Calls of the run inside this gateway; such a view is not forgotten."""
         self.refusals_on_the_way = 0
+        self.left_behind: set[asyncio.Future[int]] = set()
+        """Appends of reservations whose callers did not wait for the log's answer."""
+        self.unsure = 0
+        """Reservations of this gateway that may be stored though nobody said so, since the run was read."""
         self._lifecycle_position = self._newest = 0
         self._since: list[list[Recorded]] = []
         self._changed = asyncio.Event()
@@ -75,7 +79,7 @@ class RunView:
 
     async def catch_up(self, read_run: Callable[[str], Awaitable[Sequence[Recorded]]]) -> None:
         """Read the run again. Raises what the reading does."""
-        newest, since = self._newest, list[Recorded]()
+        newest, unsure, since = self._newest, self.unsure, list[Recorded]()
         self._since.append(since)
         try:
             read = await read_run(self.run_id)
@@ -83,6 +87,7 @@ class RunView:
             self._since = [one for one in self._since if one is not since]
         if read and read[-1].position >= newest:  # else it is older than what is known here
             self.begin_anew(read, since)
+            self.unsure -= unsure
 
     async def change(self, timeout_s: float) -> None:
         """Returns after the next event of the run, or after the timeout."""
