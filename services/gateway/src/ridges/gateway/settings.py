@@ -54,7 +54,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Makes the draw among providers repeatable."""
     otel: bool = False
     """Send a span for every call to OpenTelemetry; needs the extra otel and is configured by OTEL_* variables."""
-    known_runs: int = 2000
+    known_runs: int = 500
     """Runs kept in memory; others are read from the log again when they call."""
     drain_timeout_s: float = 20.0
     """How long calls in flight may take to end after SIGTERM."""
