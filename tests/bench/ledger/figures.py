@@ -35,7 +35,6 @@ from ridges.chassis.ports import Recorded  # noqa: E402
 from ridges.contracts import events as ev  # noqa: E402
 from ridges.contracts.codec import decode, encode  # noqa: E402
 from ridges.contracts.usage import TokenPrice  # noqa: E402
-from ridges.ledger.passes.log_source import log_chunks  # noqa: E402
 from ridges.ledger.passes.rebuild import rebuild  # noqa: E402
 from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments  # noqa: E402
 from ridges.ledger.projections.apply import Projections  # noqa: E402
@@ -121,10 +120,10 @@ def rebuilds(folder, place, log, limit):
     with measured("JetStream, bulk read only"):
         assert sum(map(len, raw_events(place, 0, EVENTS))) == EVENTS
     with measured("rebuild from JetStream") as from_log:
-        rebuild(log_chunks(place, 0, EVENTS), folder / "a", total=EVENTS, report=quiet)
+        rebuild(raw_events(place, 0, EVENTS), folder / "a", total=EVENTS, report=quiet)
     assert_totals(folder / "a", log)
     with measured("seal the archive"):
-        seal_log(log_chunks(place, 0, EVENTS), [], store=store, total=EVENTS, now=datetime.now(UTC), report=quiet)
+        seal_log(raw_events(place, 0, EVENTS), [], store=store, total=EVENTS, now=datetime.now(UTC), report=quiet)
     segments = sealed_segments(store)
     size = sum(segment.events.size for segment in segments), sum(segment.replay.size for segment in segments)
     say("archive, bytes an event", f"{size[0] / EVENTS:.0f} + {size[1] / EVENTS:.0f}", "events + replay part")

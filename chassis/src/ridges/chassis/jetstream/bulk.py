@@ -1,9 +1,10 @@
 """Read the whole stream EVENTS as fast as one core goes: a blocking reader of NATS frames, for passes over the log.
 
-Source: NATS client protocol (INFO, CONNECT, SUB, PUB, MSG, HMSG, PING) and the JetStream pull API.
+Source: NATS client protocol (INFO, CONNECT, SUB, PUB, MSG, HMSG, PING; TLS after INFO) and the JetStream pull API.
 """
 
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,10 +32,6 @@ RawEvent = tuple[int, bytes, bytes, bytes]
 """Position, subject, header block (``NATS/1.0 …``, may be empty), content."""
 
 
-class NotForBulk(Exception):
-    """The server wants something this reader does not speak (TLS): use ``EventStore.read_all``."""
-
-
 def last_position(place: Place) -> int:
     """Position of the newest event; 0 for an empty log. Raises like ``raw_events``."""
     with _Wire(place) as wire:
@@ -46,8 +43,8 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
 
     Raises:
         EventStoreUnavailable: nothing came for half a minute.
-        EventRefused: this user may not read the log, or it was replaced by another one meanwhile.
-        NotForBulk: see there.
+        EventRefused: this user may not read the log, it was replaced by another one meanwhile, or the URL is for
+            something else than NATS over TCP or TLS.
     """
     position, give_up = after, time.monotonic() + PATIENCE_S
     epoch = place.log_epoch
@@ -86,8 +83,9 @@ class _Wire:
 
     def __init__(self, place: Place) -> None:
         parts = urlsplit(place.url.split(",")[0].strip())
-        if parts.scheme not in ("nats", ""):
-            raise NotForBulk(f"{parts.scheme}:// is not read in bulk")
+        if parts.scheme not in ("nats", "tls", ""):
+            raise EventRefused(f"the whole log is read over nats:// or tls://, not {parts.scheme}://: name such a URL")
+        self._tls = parts.scheme == "tls"
         self._place, self._user = place, place.user or (unquote(parts.username) if parts.username else None)
         self._password = place.password or (unquote(parts.password) if parts.password else None)
         self._address = (parts.hostname or "127.0.0.1", parts.port or 4222)
@@ -111,8 +109,8 @@ class _Wire:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * RECEIVE_BYTES)
         told = msgspec.json.decode(self._line().removeprefix(b"INFO "))
-        if told.get("tls_required"):
-            raise NotForBulk("the server wants TLS")
+        if self._tls or told.get("tls_required"):
+            self._encrypt()
         hello: dict[str, Any] = {
             "verbose": False,
             "pedantic": False,
@@ -127,6 +125,17 @@ class _Wire:
         self._socket.sendall(b"CONNECT %s\r\nSUB %s.> 1\r\nPING\r\n" % (msgspec.json.encode(hello), self._inbox))
         while (line := self._line()) != b"PONG":
             self._refuse(line)
+
+    def _encrypt(self) -> None:
+        """Like the services' own connections: trusts what the system trusts, and ``SSL_CERT_FILE``."""
+        host = self._address[0]
+        try:
+            self._socket = ssl.create_default_context().wrap_socket(self._socket, server_hostname=host)
+        except ssl.SSLCertVerificationError as error:
+            raise EventRefused(
+                f"the certificate of {host} is not trusted ({error.verify_message}); "
+                "name the file of its authority in SSL_CERT_FILE"
+            ) from error
 
     def api(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The answer of the JetStream API. Raises EventRefused when it is an error."""

@@ -11,7 +11,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
-from ridges.chassis.jetstream.bulk import NotForBulk, RawEvent, raw_events
+from ridges.chassis.jetstream.bulk import RawEvent, raw_events
 from ridges.chassis.jetstream.connection import Place, read_reply
 from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.moving.ports import CannotMove, LogEvent
@@ -114,8 +114,6 @@ async def log_events(place: Place, after: int, until: int) -> AsyncGenerator[Seq
             after = chunk[-1][0]
             yield [event_of(raw) for raw in chunk]
             await asyncio.sleep(0)
-    except NotForBulk as error:
-        raise CannotMove(f"{place.address}: {error}; a log is moved over connections without TLS only") from error
     except (EventStoreUnavailable, EventRefused) as error:
         raise CannotMove(str(error)) from error
 

@@ -14,14 +14,13 @@ from msgspec import structs
 
 from ridges.chassis import settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
-from ridges.chassis.jetstream.bulk import RawEvent, last_position
+from ridges.chassis.jetstream.bulk import RawEvent, last_position, raw_events
 from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.streams import RECORDED_HERE, RECORDED_IN_KURRENTDB
 from ridges.chassis.moving.ports import CannotMove
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.contracts.views import MigrationResult, PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
-from ridges.ledger.passes.log_source import log_chunks
 from ridges.ledger.passes.migrate import migrate
 from ridges.ledger.passes.rebuild import rebuild
 from ridges.ledger.passes.reporting import Line, PassFailed
@@ -72,7 +71,7 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
     end = last_position(place)
 
     def chunks(after: int = 0) -> Iterator[list[RawEvent]]:
-        return log_chunks(place, after, end)
+        return raw_events(place, after, end)
 
     match asked.what:
         case "rebuild" if asked.source == "archive":
