@@ -124,10 +124,10 @@ class TestFileBlobStore(BlobStoreSuite):
     async def test_put_soon_leaves_nothing_else_behind(self, blobs, tmp_path):
         await asyncio.gather(*(blobs.put_soon(b"%d" % (number % 7), "text/plain") for number in range(50)))
         await blobs.flush()
-        await blobs.put_soon(b"large" * 20_000, "text/plain")
+        await blobs.put_soon(b"large" * 400_000, "text/plain")
         await blobs.flush()
         files = [path for path in (tmp_path / "my blobs").rglob("*") if path.is_file()]
-        assert sorted(path.stat().st_size for path in files) == [7 * (HEAD.size + 1), 100_000], "each content once"
+        assert sorted(path.stat().st_size for path in files) == [7 * (HEAD.size + 1), 2_000_000], "each content once"
         assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o644}
 
     async def test_a_folder_that_cannot_be_written_fails_the_ping(self, tmp_path):

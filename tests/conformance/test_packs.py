@@ -79,6 +79,15 @@ async def test_another_process_finds_what_was_packed_a_moment_ago(tmp_path):
     assert len(packs_in(tmp_path / "packs")) == 2
 
 
+async def test_long_prompts_share_a_file_too(tmp_path):
+    blobs = FileBlobStore(tmp_path)
+    contents = [b"%d" % number * 300_000 for number in range(10, 22)]
+    refs = [await blobs.put_soon(content, "text/plain") for content in contents]
+    await blobs.flush()
+    assert [await FileBlobStore(tmp_path).get(ref.digest) for ref in refs] == contents
+    assert len(packs_in(tmp_path / "packs")) == 1
+
+
 def test_what_was_flushed_survives_kill_nine_of_two_writers(tmp_path):
     writers = [
         subprocess.Popen(

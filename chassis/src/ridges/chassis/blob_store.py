@@ -27,7 +27,7 @@ NAMED = "named"
 """Folder of the few contents that are found by name."""
 HASHED_HERE = 64 * 1024
 """Larger contents are hashed in a thread."""
-PACKED = 64 * 1024
+PACKED = 1024 * 1024
 """Larger contents are files of their own also when they are stored soon."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9.-]*)*")
 

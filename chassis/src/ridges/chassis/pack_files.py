@@ -11,6 +11,7 @@ say itself: without it, and behind what it covers, a pack is read record by reco
 import os
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ ENTRY = struct.Struct("<32sQI")
 MOST_BYTES = 64 * 1024 * 1024
 MOST_RECORDS = 16_384
 """A pack is full with either: its index is small enough to be kept in memory, in a compact form."""
+APPENDED_BYTES = 1024 * 1024
+"""Contents of one write: they are copied together."""
 REMEMBERED = 1_000
 """Digests written last: the same content again is not written again."""
 LEFT_BEHIND_S = 600.0
@@ -81,13 +84,12 @@ class PackWriter:
             OSError: some or all of them are not stored; those of earlier calls are.
         """
         fresh = {digest: content for digest, content in contents if digest not in self._remembered}
-        records = list(fresh.items())
+        records = deque(fresh.items())
         while records:
             if self._pack is None:
                 self._begin()
-            room = max(1, self._most_records - len(self._entries) // ENTRY.size)
-            self._append(records[:room])
-            records = records[room:]
+            room = self._most_records - len(self._entries) // ENTRY.size
+            self._append(_some(records, room))
             if self._end >= self._most_bytes or len(self._entries) >= self._most_records * ENTRY.size:
                 self._finish()
 
@@ -150,6 +152,16 @@ class PackWriter:
         except OSError:  # a torn record ends a pack: go on in another one
             os.close(self._pack)
             self._pack = None
+
+
+def _some(records: deque[tuple[bytes, bytes]], most: int) -> list[tuple[bytes, bytes]]:
+    """Taken from the left: one, and further ones while they are few and small."""
+    some = [records.popleft()]
+    size = len(some[0][1])
+    while records and len(some) < most and size + len(records[0][1]) <= APPENDED_BYTES:
+        some.append(records.popleft())
+        size += len(some[-1][1])
+    return some
 
 
 def index_left_behind(folder: Path) -> None:
