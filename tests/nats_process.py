@@ -113,8 +113,12 @@ class NatsServer:
         self._claims = claims
 
     def pause(self) -> None:
-        """The server hangs (SIGSTOP) until ``resume``."""
+        """The server hangs (SIGSTOP) until ``resume``. Its threads stop some moments after the signal was sent."""
         os.kill(self.pid, signal.SIGSTOP)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not all(_is_stopped(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()):
+            assert time.monotonic() < deadline, "the server does not stop"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
@@ -157,3 +161,10 @@ class NatsServer:
             else:
                 return
         raise AssertionError(f"nats-server did not start in time: {self.log.read_text()[-2000:]}")
+
+
+def _is_stopped(thread: Path) -> bool:
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except FileNotFoundError:  # it has ended
+        return True
