@@ -349,9 +349,9 @@ class GatewayProcess:
             self.process.kill()
             self.process.wait(10)
 
-    def client(self, run_id=None, **options) -> httpx.Client:
+    def client(self, run_id=None, *, timeout_s=30, **options) -> httpx.Client:
         headers = {"Authorization": f"Bearer {sign_run_token(run_id, TOKEN_KEY)}"} if run_id else {}
-        return httpx.Client(base_url=self.url, headers=headers, timeout=150, verify=False, **options)
+        return httpx.Client(base_url=self.url, headers=headers, timeout=timeout_s, verify=False, **options)
 
 
 def mock_config(url, *served, name="mock", kind="chat", extra=""):
@@ -365,9 +365,9 @@ def mock_config(url, *served, name="mock", kind="chat", extra=""):
     return "\n".join(tables)
 
 
-def ask(gateway, run_id, model="ok", **fields):
+def ask(gateway, run_id, model="ok", *, timeout_s=30, **fields):
     body = {"evaluation_run_id": run_id, "model": model, "temperature": 0, "messages": MESSAGES} | fields
-    with gateway.client(run_id) as client:
+    with gateway.client(run_id, timeout_s=timeout_s) as client:
         return client.post("/api/inference", json=body)
 
 

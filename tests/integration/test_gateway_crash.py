@@ -113,7 +113,8 @@ def test_with_the_log_away_calls_fail_or_wait_in_bounded_memory(start, log, mock
         def asked_meanwhile(_):
             statuses = Counter()
             while time.monotonic() < until:
-                statuses[ask(gateway, run_id, messages=long_prompt).status_code] += 1
+                reply = ask(gateway, run_id, timeout_s=AWAY_S + 60, messages=long_prompt)
+                statuses[reply.status_code] += 1
             return statuses
 
         meanwhile = [pool.submit(asked_meanwhile, number) for number in range(32)]
