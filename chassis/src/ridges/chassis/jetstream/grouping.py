@@ -7,7 +7,7 @@ never touches another.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import uuid4
@@ -196,3 +196,12 @@ def _read(answer: asyncio.Future[Answer]) -> Acknowledged:
     if acknowledged.error is not None:
         raise APIError.from_error(acknowledged.error)
     return acknowledged
+
+
+def mark_batch(headers: Sequence[dict[str, str]]) -> None:
+    """Add what makes messages with these headers one atomic batch; a single one needs nothing."""
+    if len(headers) > 1:
+        batch_id = uuid4().hex
+        for number, of_one in enumerate(headers, 1):
+            of_one |= {BATCH_ID: batch_id, BATCH_SEQUENCE: str(number)}
+        headers[-1][BATCH_COMMIT] = "1"

@@ -1,7 +1,6 @@
 """Writes to the mirror, only right behind the message that the writer believes to be its last."""
 
 from collections.abc import Sequence
-from uuid import uuid4
 
 import msgspec
 from kurrentdbclient import RecordedEvent
@@ -9,7 +8,7 @@ from nats.js.errors import APIError
 
 from ridges.chassis.identity import MAX_EVENT_BYTES
 from ridges.chassis.jetstream.connection import Connection, read_reply
-from ridges.chassis.jetstream.grouping import BATCH_COMMIT, BATCH_ID, BATCH_SEQUENCE
+from ridges.chassis.jetstream.grouping import mark_batch
 from ridges.chassis.kurrent.names import (
     SOURCE_EVENT_ID,
     SOURCE_POSITION,
@@ -89,11 +88,7 @@ class MirrorWriter:
         """
         headers = [_source_headers(event) for event in events]
         headers[0][EXPECTED_LAST] = str(tail.sequence)
-        if len(events) > 1:
-            batch_id = uuid4().hex
-            for number, of_one in enumerate(headers, 1):
-                of_one |= {BATCH_ID: batch_id, BATCH_SEQUENCE: str(number)}
-            headers[-1][BATCH_COMMIT] = "1"
+        mark_batch(headers)
         try:
             await self._send(events, headers)
         except APIError as error:

@@ -9,13 +9,7 @@ from nats.js.errors import APIError
 
 from ridges.chassis.jetstream import fence
 from ridges.chassis.jetstream.connection import read_reply
-from ridges.chassis.jetstream.grouping import (
-    BATCH_COMMIT,
-    BATCH_ID,
-    BATCH_SEQUENCE,
-    LARGEST_BATCH,
-    LARGEST_BATCH_BYTES,
-)
+from ridges.chassis.jetstream.grouping import LARGEST_BATCH, LARGEST_BATCH_BYTES, mark_batch
 from ridges.chassis.jetstream.streams import EPOCH, EVENTS, LOG_OF_RECORD, RECORDED_HERE, STREAMS, differences
 from ridges.chassis.jetstream.verify import NotYet, check_sync
 from ridges.chassis.moving.nats_server import NatsServer, log_events
@@ -198,11 +192,7 @@ class JetStreamTarget:
     async def _write_batch(self, after: int, events: Sequence[LogEvent]) -> None:
         headers = [{EVENT_ID_HEADER: event.event_id} for event in events]
         headers[0][EXPECTED_LAST] = str(after)
-        if len(events) > 1:
-            batch_id = uuid4().hex
-            for number, of_one in enumerate(headers, 1):
-                of_one |= {BATCH_ID: batch_id, BATCH_SEQUENCE: str(number)}
-            headers[-1][BATCH_COMMIT] = "1"
+        mark_batch(headers)
         try:
             stored = await self._send(events, headers)
         except APIError as error:
