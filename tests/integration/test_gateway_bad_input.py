@@ -71,7 +71,7 @@ def test_a_malformed_body_is_422_and_costs_nothing(world):
             told = reply.json()
             assert told["detail"], (path, body[:200])
             if path.startswith("/v1/"):
-                assert told["error"]["code"] in {"invalid_body", "field_forbidden"}
+                assert told["error"]["code"] in {"invalid_body", "unpriced"}
                 assert told["error"]["type"] == "invalid_request_error"
     assert len(provider.bodies) == asked
     assert log.events(run_id, ev.InferenceReserved, ev.InferenceMade, ev.InferenceFailed) == []

@@ -283,7 +283,8 @@ async def test_a_provider_is_told_the_reserved_limit_in_the_one_field_it_obeys(o
 
 async def test_a_field_that_changes_model_or_price_goes_only_where_it_is_allowed():
     strict, lenient = ScriptedProvider(), ScriptedProvider()
-    offers = (provider("strict", weight=1e9), strict), (provider("lenient", forbidden_fields=frozenset()), lenient)
+    allowing = provider("lenient", allow_unpriced=frozenset({"service_tier"}))
+    offers = (provider("strict", weight=1e9), strict), (allowing, lenient)
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "service_tier": "priority"}
     async with World(*offers).running() as world:
         run_id = await world.run()
@@ -293,7 +294,7 @@ async def test_a_field_that_changes_model_or_price_goes_only_where_it_is_allowed
     assert [body["service_tier"] for body in strict.bodies] == [None]
     async with World(offers[0]).running() as world:
         run_id = await world.run()
-        with pytest.raises(errors.FieldForbidden, match="The field service_tier may change the model m or its price"):
+        with pytest.raises(errors.Unpriced, match=r"^service_tier asks for something that no price of"):
             await ask(world, run_id, chat_call(msgspec.json.encode(body)))
         assert await world.events(run_id, ev.InferenceReserved) == []
 
@@ -314,7 +315,8 @@ async def test_a_field_that_changes_model_or_price_goes_only_where_it_is_allowed
 )
 async def test_parts_that_no_text_bounds_reserve_the_whole_context(part, tokens):
     body = {"model": "m", "messages": [{"role": "user", "content": [part]}], "max_tokens": 1}
-    async with World((provider("p", model(image_tokens=500)), ScriptedProvider())).running() as world:
+    allowed = provider("p", model(image_tokens=500), allow_unpriced=frozenset({"content.file", "content.input_audio"}))
+    async with World((allowed, ScriptedProvider())).running() as world:
         run_id = await world.run()
         await ask(world, run_id, chat_call(msgspec.json.encode(body)))
         (reserved,) = await world.events(run_id, ev.InferenceReserved)

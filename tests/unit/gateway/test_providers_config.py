@@ -47,10 +47,26 @@ def test_the_field_of_the_output_limit(tmp_path, url, extra, field):
     assert known.output_limit_field == field
 
 
-def test_what_may_change_model_or_price_is_forbidden_unless_allowed(tmp_path):
-    assert {"models", "service_tier"} <= load(tmp_path, GOOD).providers[0].forbidden_fields
-    allowed = load(tmp_path, HEAD + 'forbidden_fields = ["models"]\n' + MODEL + "image_tokens = 800\n").providers[0]
-    assert (allowed.forbidden_fields, allowed.models[0].image_tokens) == ({"models"}, 800)
+def test_what_has_no_price_is_allowed_by_name(tmp_path):
+    assert load(tmp_path, GOOD).providers[0].allow_unpriced == set()
+    keys = 'forbidden_fields = ["seed"]\nallow_unpriced = ["models", "tools.web_search", "content.file"]\n'
+    allowed = load(tmp_path, HEAD + keys + MODEL + "image_tokens = 800\n").providers[0]
+    assert (allowed.forbidden_fields, allowed.models[0].image_tokens) == ({"seed"}, 800)
+    assert allowed.allow_unpriced == {"models", "tools.web_search", "content.file"}
+
+
+@pytest.mark.parametrize("name", ["seed", "file", "web_search", "content.text"])
+def test_a_name_that_allows_nothing_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=rf"line \d+: allow_unpriced: '{name}' is not known; known are"):
+        load(tmp_path, HEAD + f'allow_unpriced = ["{name}"]\n' + MODEL)
+
+
+@pytest.mark.parametrize("key", ["name", "served"])
+def test_a_model_that_searches_the_web_has_no_price(tmp_path, key):
+    online = MODEL + 'served = "x:online"\n' if key == "served" else MODEL.replace('name = "m"', 'name = "m:online"')
+    with pytest.raises(ConfigError, match=rf"line \d+: {key}: with :online each call pays for a web search"):
+        load(tmp_path, HEAD + online)
+    load(tmp_path, HEAD + 'allow_unpriced = ["plugins"]\n' + online)
 
 
 def test_the_price_list_is_named_by_its_prices(tmp_path):

@@ -35,6 +35,8 @@ class Media(msgspec.Struct, frozen=True):
     """Of their URLs, which may hold the images themselves."""
     others: int = 0
     """Sound, films, files and what we do not know: nothing in the request bounds their tokens."""
+    unpriced: frozenset[str] = frozenset()
+    """``content.<type>`` of parts that are not priced as tokens of text."""
 
 
 class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +55,8 @@ class ModelCall(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int | None = None
     """The caller's own limit for each answer."""
     media: Media = Media()
+    unpriced: frozenset[str] = frozenset()
+    """What it asks for that no price covers: fields, ``tools.<type>``, ``content.<type>``."""
     idempotency_key: str | None = None
     traceparent: str | None = None
     """W3C trace context of the caller."""

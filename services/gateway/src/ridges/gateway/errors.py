@@ -202,8 +202,21 @@ class FieldForbidden(GatewayError):
 
     def __init__(self, field: str, model: str) -> None:
         super().__init__(
-            f"The field {field} may change the model {model} or its price behind the gateway's back, so no provider "
-            "here takes it. Leave it out, or have it taken off forbidden_fields in ridges.toml."
+            f"No provider of the model {model} here may be sent the field {field} (forbidden_fields in ridges.toml). "
+            "Leave it out."
+        )
+
+
+class Unpriced(GatewayError):
+    """What would be charged by something else than tokens, so that a budget could not hold."""
+
+    status, code, reason = 422, "unpriced", "price"
+
+    def __init__(self, asked: str, model: str) -> None:
+        super().__init__(
+            f"{asked} asks for something that no price of the model {model} covers (another model, a dearer token, or "
+            f"a charge beside tokens). No provider was asked and nothing is charged. Leave it out, or have it allowed "
+            f'by name for a provider in ridges.toml: allow_unpriced = ["{asked}"].'
         )
 
 

@@ -16,6 +16,7 @@ from ridges.gateway.identity import Identity
 from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.pipeline import Pipeline
 from ridges.gateway.prompts import check_input, media_in
+from ridges.gateway.unpriced import unpriced_fields, unpriced_tools
 
 MOST_ANSWERS = 128
 
@@ -61,6 +62,7 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
             model=_model(fields),
             fields=fields,
             received=received,
+            unpriced=unpriced_fields(fields),
             idempotency_key=key,
             traceparent=trace,
         )
@@ -97,16 +99,18 @@ def chat_call(received: bytes, key: str | None = None, trace: str | None = None)
     answers = 1 if answers is None else answers
     if not 1 <= answers <= MOST_ANSWERS:
         raise BodyInvalid(("body", "n"), f"must be between 1 and {MOST_ANSWERS}")
+    model, media = _model(fields), media_in(fields["messages"])
     return ModelCall(
         kind="chat",
-        model=_model(fields),
+        model=model,
         fields=fields,
         received=received,
         streamed=streamed,
         keep_usage=bool(options and options.include_usage),
         answers=answers,
         output_tokens=max(limits, default=None),
-        media=media_in(fields["messages"]),
+        media=media,
+        unpriced=unpriced_fields(fields) | unpriced_tools(fields.get("tools")) | media.unpriced,
         idempotency_key=key,
         traceparent=trace,
     )

@@ -29,6 +29,7 @@ from ridges.gateway.errors import (
     RunNotRunning,
     ShuttingDown,
     UnknownRun,
+    Unpriced,
 )
 from ridges.gateway.log_patience import LogPatience
 from ridges.gateway.ports import SpansOf, Timeline, passed_on
@@ -350,20 +351,22 @@ class Pipeline:
 
 
 def _taking(call: ModelCall, offers: tuple[Offer, ...]) -> tuple[Offer, ...]:
-    """The offers of those providers that let every field of the call through.
+    """The offers of those providers that may be asked for all that the call asks for.
 
     Raises:
-        FieldForbidden: none does.
+        FieldForbidden, Unpriced: none may.
 
     """
     names = call.fields.keys()
-    taking = tuple(offer for offer in offers if offer.provider.forbidden_fields.isdisjoint(names))
-    if len(taking) == len(offers):
+    if not call.unpriced and all(offer.provider.forbidden_fields.isdisjoint(names) for offer in offers):
         return offers
     given = {name for name, value in call.fields.items() if bytes(value) != b"null"}
-    taking = tuple(offer for offer in offers if offer.provider.forbidden_fields.isdisjoint(given))
+    priced = tuple(offer for offer in offers if call.unpriced <= offer.provider.allow_unpriced)
+    if not priced:
+        raise Unpriced(min(call.unpriced - offers[0].provider.allow_unpriced), call.model)
+    taking = tuple(offer for offer in priced if offer.provider.forbidden_fields.isdisjoint(given))
     if not taking:
-        raise FieldForbidden(min(offers[0].provider.forbidden_fields & given), call.model)
+        raise FieldForbidden(min(priced[0].provider.forbidden_fields & given), call.model)
     return taking
 
 

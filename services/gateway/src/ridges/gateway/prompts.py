@@ -8,6 +8,7 @@ from msgspec import Raw
 from ridges.gateway.calls import UNREADABLE, Fields, Media, ModelCall
 from ridges.gateway.errors import BodyInvalid
 from ridges.gateway.token_estimate import PER_MESSAGE, count_tokens
+from ridges.gateway.unpriced import IN_CONTENT, UNPRICED_PARTS
 
 TEMPLATE_TOKENS = 16
 """What chat templates add beyond what the JSON around the messages takes."""
@@ -35,6 +36,7 @@ def media_in(messages: Raw) -> Media:
     if not contents:
         raise BodyInvalid(("body", "messages"), "must hold at least one message")
     images = image_bytes = others = 0
+    unpriced = set[str]()
     for number, content in enumerate(contents):
         first = bytes(memoryview(content)[:1])
         if first in (b'"', b"n"):
@@ -46,7 +48,9 @@ def media_in(messages: Raw) -> Media:
                 image_bytes += _url_bytes(part)
             elif not isinstance(kind, str) or kind not in MEASURED_BY_BYTES:
                 others += 1
-    return Media(images=images, image_bytes=image_bytes, others=others)
+                if isinstance(kind, str) and kind in UNPRICED_PARTS:
+                    unpriced.add(IN_CONTENT + kind)
+    return Media(images=images, image_bytes=image_bytes, others=others, unpriced=frozenset(unpriced))
 
 
 def check_input(encoded: Raw) -> None:

@@ -16,25 +16,13 @@ from msgspec import UNSET, Meta, UnsetType
 from ridges.contracts.money import MoneyError, nano_usd, usd
 from ridges.contracts.usage import TokenPrice, price_list_id
 from ridges.gateway.calls import LimitField
+from ridges.gateway.unpriced import IN_TOOLS, KNOWN
 
 OTHER_TABLES = frozenset({"ports", "problems", "run", "sandbox"})
 """Tables of ridges.toml that belong to other services."""
 
-FORBIDDEN_FIELDS = (
-    "audio",
-    "best_of",
-    "chat_template",
-    "modalities",
-    "models",
-    "plugins",
-    "prediction",
-    "preset",
-    "provider",
-    "route",
-    "service_tier",
-    "web_search_options",
-)
-"""Fields that change at some providers which model answers, what a token costs, or what is charged beside tokens."""
+WEB_SEARCH = ":online"
+"""Source: OpenRouter; the same as its plugin ``web``."""
 OPENAI_HOST = "api.openai.com"
 """Its newer models refuse ``max_tokens``; elsewhere that is the name that every server knows."""
 
@@ -97,8 +85,10 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
     """Answers are added to this file, for ``replay``."""
     output_limit_field: LimitField = "max_tokens"
     """Where this provider reads the most output tokens of an answer."""
-    forbidden_fields: frozenset[str] = frozenset(FORBIDDEN_FIELDS)
-    """Calls with one of them go to other providers, or are refused."""
+    forbidden_fields: frozenset[str] = frozenset()
+    """More fields that this provider must not get: calls with one of them go to other providers, or are refused."""
+    allow_unpriced: frozenset[str] = frozenset()
+    """What it may be asked for although no price covers it: fields, ``tools.<type>``, ``content.<type>``."""
 
     def __repr__(self) -> str:
         return f"Provider({self.name!r}, {self.kind!r})"
@@ -140,7 +130,8 @@ class _ProviderTable(msgspec.Struct, forbid_unknown_fields=True):
     max_queue: Annotated[int, Meta(ge=0)] = 1_000
     record: Name | None = None
     output_limit_field: LimitField | None = None
-    forbidden_fields: tuple[str, ...] = FORBIDDEN_FIELDS
+    forbidden_fields: tuple[str, ...] = ()
+    allow_unpriced: tuple[str, ...] = ()
     model: Annotated[list[_ModelTable], Meta(min_length=1)] | UnsetType = UNSET
 
 
@@ -187,6 +178,7 @@ class _Reader:
         if table.model is UNSET:
             raise self._error((number,), "name", f"provider {table.name!r} has no [[provider.model]]")
         self._check_kind(number, table)
+        self._check_unpriced(number, table, table.model)
         models = tuple(self._model((number, index), model) for index, model in enumerate(table.model))
         for index, model in enumerate(models):
             if any((model.name, model.kind) == (other.name, other.kind) for other in models[:index]):
@@ -208,6 +200,7 @@ class _Reader:
             record=self._path.parent / table.record if table.record else None,
             output_limit_field=table.output_limit_field or _limit_field(table.base_url),
             forbidden_fields=frozenset(table.forbidden_fields),
+            allow_unpriced=frozenset(table.allow_unpriced),
         )
 
     def _fitted(self, number: int, entry: object) -> _ProviderTable:
@@ -225,6 +218,17 @@ class _Reader:
             for key in ("base_url", "key_env", "record"):
                 if getattr(table, key):
                     raise self._error((number,), key, 'is for kind = "openai" only')
+
+    def _check_unpriced(self, number: int, table: _ProviderTable, models: list[_ModelTable]) -> None:
+        for name in table.allow_unpriced:
+            if name not in KNOWN and not name.startswith(IN_TOOLS):
+                known = f"tools.<type>, {', '.join(sorted(KNOWN))}"
+                raise self._error((number,), "allow_unpriced", f"{name!r} is not known; known are {known}")
+        for index, model in enumerate(models):
+            if (model.served or model.name).endswith(WEB_SEARCH) and "plugins" not in table.allow_unpriced:
+                key, allowing = "served" if model.served else "name", 'allow_unpriced = ["plugins"]'
+                told = f"with {WEB_SEARCH} each call pays for a web search, which has no price: leave it, or {allowing}"
+                raise self._error((number, index), key, told)
 
     def _key(self, number: int, table: _ProviderTable) -> str | None:
         if table.key_env is None:
