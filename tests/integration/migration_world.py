@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from contextlib import asynccontextmanager
 
 import msgspec
 from integration.test_ledger_service import a_run, log_of
@@ -11,6 +12,9 @@ from unit.ledger.samples import Author
 
 from ridges.chassis.jetstream.bulk import last_position, raw_events
 from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.fence import next_epoch
+from ridges.chassis.moving.jetstream import JetStreamSource, JetStreamTarget
+from ridges.chassis.moving.nats_server import administered
 
 AT_ONCE = 10
 
@@ -114,3 +118,58 @@ class Writers:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+REQUEST = {"problem": "fix-a", "agent_source": "def agent_main(input):\n    return ''\n"}
+
+
+def one_more():
+    """An event that is in no log yet."""
+    author = Author()
+    author.clock.ids = 10**9
+    return author.requested("00000099-0000-4000-8000-000000000000")
+
+
+async def ask_for_runs(server, count):
+    async with server.client() as nc:
+        for _ in range(count):
+            await nc.jetstream().publish("in.RunRequested", json.dumps(REQUEST).encode())
+
+
+async def waiting(server):
+    """How many requests wait in INGRESS."""
+    found = await stream_of(server, "INGRESS")
+    return 0 if found is None else found["state"]["messages"]
+
+
+async def three_runs(ledger):
+    listed = await ledger.until("/v1/runs", lambda a: a.status_code == 200 and len(a.json()["runs"]) == 3)
+    return {run["run_id"] for run in listed.json()["runs"]}
+
+
+@asynccontextmanager
+async def both(old, new):
+    """Both servers as their administrator."""
+    places = [Place(url=server.url, name="test", monitor_url=server.monitor_url) for server in (old, new)]
+    async with administered(places[0], "") as here, administered(places[1], "") as there:
+        yield here, there
+
+
+async def closed_half_way(old, new):
+    """As a copier leaves it that was killed between closing the old log and handing over."""
+    async with both(old, new) as (here, there):
+        source, target = JetStreamSource(here), JetStreamTarget(there, allow_lossy=False)
+        course = await source.course()
+        half = await target.begin(course, next_epoch(course.epoch))
+        async for chunk in source.events(0, 70):
+            await target.write(chunk[0].position - 1, chunk)
+        await source.close(half.migration, target.address, next_epoch(course.epoch))
+
+
+async def until_log_says(server, record):
+    """Asks as often as it can: some of the states last milliseconds."""
+    async with server.client() as nc:
+        while True:
+            answer = json.loads((await nc.request("$JS.API.STREAM.INFO.EVENTS", timeout=10)).data)
+            if answer.get("config", {}).get("metadata", {}).get("log_of_record") == record:
+                return answer

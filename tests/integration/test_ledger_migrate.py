@@ -3,14 +3,27 @@
 import asyncio
 import json
 import random
+import shutil
 
 import pytest
 from integration.ledger_process import LedgerProcess, publish_problem
-from integration.migration_world import Copier, Writers, filled, migrated, stream_of, told
+from integration.migration_world import (
+    Copier,
+    Writers,
+    ask_for_runs,
+    closed_half_way,
+    filled,
+    migrated,
+    one_more,
+    stream_of,
+    three_runs,
+    told,
+    until_log_says,
+    waiting,
+)
 from integration.test_ledger_passes import result_of
 from integration.test_ledger_service import log_of
 from nats_process import NatsServer
-from unit.ledger.samples import Author
 
 from ridges.chassis.event_store import open_event_store
 from ridges.chassis.jetstream.fence import next_epoch
@@ -31,25 +44,9 @@ def new(tmp_path):
     server.kill9()
 
 
-def one_more():
-    """An event that is in no log yet."""
-    author = Author()
-    author.clock.ids = 10**9
-    return author.requested("00000099-0000-4000-8000-000000000000")
-
-
 async def metadata_of(server):
     found = await stream_of(server)
     return {} if found is None else found["config"]["metadata"]
-
-
-async def until_log_says(server, record):
-    """Asks as often as it can: some of the states last milliseconds."""
-    async with server.client() as nc:
-        while True:
-            answer = json.loads((await nc.request("$JS.API.STREAM.INFO.EVENTS", timeout=10)).data)
-            if answer.get("config", {}).get("metadata", {}).get("log_of_record") == record:
-                return answer
 
 
 async def test_the_copy_is_the_log_and_the_old_place_names_the_new_one(old, new):
@@ -139,82 +136,28 @@ async def test_the_ledger_refuses_the_old_log_and_has_the_same_figures_on_the_ne
 
 async def test_requests_that_wait_at_the_old_server_become_runs_at_the_new_one_once(old, new, tmp_path):
     folder = tmp_path / "ledger"
-    request = {"problem": "fix-a", "agent_source": "def agent_main(input):\n    return ''\n"}
-    async with old.client() as nc:
-        await publish_problem(old, "fix-a", f"file://{folder}/blobs")
-        jetstream = nc.jetstream()
-        for _ in range(3):
-            await jetstream.publish("in.RunRequested", json.dumps(request).encode())
-        code, result = await migrated(old, new)
-        assert code == 0, result
-        with pytest.raises(Exception, match="exceeds"):
-            await jetstream.publish("in.RunRequested", json.dumps(request).encode())
+    await publish_problem(old, "fix-a", f"file://{folder}/blobs")
+    await ask_for_runs(old, 3)
+    old.stop()
+    shutil.copytree(old.folder / "store", tmp_path / "never-moved/store")
+    old.start()
+    code, result = await migrated(old, new)
+    assert code == 0, result
+    with pytest.raises(Exception, match="exceeds"):
+        await ask_for_runs(old, 1)
+    assert (await waiting(old), await waiting(new)) == (0, 3)
     ledger = LedgerProcess(new, folder).start()
     try:
-        listed = await ledger.until("/v1/runs", lambda a: a.status_code == 200 and len(a.json()["runs"]) == 3)
+        ids = await three_runs(ledger)
     finally:
         ledger.kill9()
-    ids = {run["run_id"] for run in listed.json()["runs"]}
-    await reopened_by_hand(old)
-    carried_out_before = LedgerProcess(old, tmp_path / "other", RIDGES_BLOBS_URL=f"file://{folder}/blobs").start()
+    never_moved = NatsServer(tmp_path / "never-moved").start()
+    other = LedgerProcess(never_moved, tmp_path / "other", RIDGES_BLOBS_URL=f"file://{folder}/blobs").start()
     try:
-        listed = await carried_out_before.until(
-            "/v1/runs", lambda a: a.status_code == 200 and len(a.json()["runs"]) == 3
-        )
+        assert await three_runs(other) == ids, "the same runs, had the old ledger been quicker"
     finally:
-        carried_out_before.kill9()
-    assert {run["run_id"] for run in listed.json()["runs"]} == ids, "the same runs, had the old ledger been quicker"
-
-
-async def reopened_by_hand(server):
-    """As if the log had never been moved."""
-    async with server.client() as nc:
-        for name in ("EVENTS", "INGRESS"):
-            config = (await stream_of(server, name))["config"]
-            changed = {"max_msg_size": 256 * 1024 if name == "EVENTS" else -1}
-            if name == "EVENTS":
-                changed["metadata"] = config["metadata"] | {"log_of_record": "jetstream"}
-            answer = await nc.request(
-                f"$JS.API.STREAM.UPDATE.{name}", json.dumps(config | changed).encode(), timeout=10
-            )
-            assert "error" not in json.loads(answer.data), answer.data
-
-
-async def test_a_move_that_is_given_up_leaves_the_log_as_it_was_and_can_begin_again(old, new):
-    last = await filled(old, 5)
-    before = (await stream_of(old))["config"]
-    await closed_half_way(old, new)
-    with pytest.raises(LogMismatch, match="is being moved to"):
-        async with log_of(old) as store:
-            await store.ready()
-    code, result = await migrated(old, new, "--abort")
-    assert (code, result["ok"]) == (0, True), result
-    assert (await stream_of(old))["config"] == before
-    assert await stream_of(new) is None, "nobody can take the half for a log"
-    async with log_of(old) as store:
-        event = one_more()
-        assert await store.append(event.run_id, [event]) == last + 1
-    code, result = await migrated(old, new)
-    assert (code, result["events"]) == (0, last + 1), result
-    code, result = await migrated(old, new, "--abort")
-    assert code == 1
-    assert "has moved" in result["summary"]
-
-
-async def closed_half_way(old, new):
-    """As a copier leaves it that was killed between closing the old log and handing over."""
-    from ridges.chassis.jetstream.connection import Place
-    from ridges.chassis.moving.jetstream import JetStreamSource, JetStreamTarget
-    from ridges.chassis.moving.nats_server import administered
-
-    places = [Place(url=server.url, name="test", monitor_url=server.monitor_url) for server in (old, new)]
-    async with administered(places[0], "") as here, administered(places[1], "") as there:
-        source, target = JetStreamSource(here), JetStreamTarget(there, allow_lossy=False)
-        course = await source.course()
-        half = await target.begin(course, next_epoch(course.epoch))
-        async for chunk in source.events(0, 70):
-            await target.write(chunk[0].position - 1, chunk)
-        await source.close(half.migration, target.address, next_epoch(course.epoch))
+        other.kill9()
+        never_moved.kill9()
 
 
 async def test_an_open_batch_does_not_get_past_the_closing_of_the_log(old, new):

@@ -12,8 +12,9 @@ from ridges.chassis.jetstream.connection import read_reply
 from ridges.chassis.jetstream.grouping import LARGEST_BATCH, LARGEST_BATCH_BYTES, mark_batch
 from ridges.chassis.jetstream.streams import EPOCH, EVENTS, LOG_OF_RECORD, RECORDED_HERE, STREAMS, differences
 from ridges.chassis.jetstream.verify import NotYet, check_sync
+from ridges.chassis.moving.decision import Decisions
 from ridges.chassis.moving.nats_server import NatsServer, log_events
-from ridges.chassis.moving.ports import CannotMove, Course, Half, LogEvent
+from ridges.chassis.moving.ports import CannotMove, Course, GivenUp, Half, LogEvent
 from ridges.chassis.ports import LogMismatch
 from ridges.contracts.subjects import EVENT_ID_HEADER, EVENTS_STREAM, event_subject
 
@@ -68,7 +69,7 @@ class JetStreamSource:
 
     async def close(self, migration: str, moved_to: str, next_epoch: str) -> None:
         of_the_move = {fence.MIGRATION: migration, fence.MOVED_TO: moved_to, fence.NEXT_EPOCH: next_epoch}
-        await self._declare({LOG_OF_RECORD: fence.MOVING} | of_the_move, fence.CLOSED)
+        await self._declare({LOG_OF_RECORD: fence.MOVING} | of_the_move, fence.CLOSED, where=(self._record,))
         await self._prove_closed()
 
     async def _prove_closed(self) -> None:
@@ -90,16 +91,24 @@ class JetStreamSource:
         raise CannotMove(f"the log at {self.address} does not close: it took a message")
 
     async def depart(self, next_epoch: str) -> None:
-        await self._declare({LOG_OF_RECORD: fence.MOVED, fence.NEXT_EPOCH: next_epoch}, fence.CLOSED)
+        told = {LOG_OF_RECORD: fence.MOVED, fence.NEXT_EPOCH: next_epoch}
+        await self._declare(told, fence.CLOSED, where=(fence.MOVING, fence.MOVED))
 
     async def reopen(self) -> None:
         config = (await self._server.events_stream())["config"]
         gone = dict.fromkeys(fence.OF_THE_MOVE)
-        await self._declare({LOG_OF_RECORD: self._record} | gone, fence.open_again(config))
+        await self._declare(
+            {LOG_OF_RECORD: self._record} | gone, fence.open_again(config), where=(fence.MOVING, self._record)
+        )
 
-    async def _declare(self, metadata: dict[str, Any], settings: dict[str, Any]) -> None:
+    async def _declare(self, metadata: dict[str, Any], settings: dict[str, Any], where: Sequence[str]) -> None:
+        """``where``: what the log may say of itself just before."""
         config = (await self._server.events_stream())["config"]
-        told = {key: value for key, value in ((config.get("metadata") or {}) | metadata).items() if value is not None}
+        found = config.get("metadata") or {}
+        if found.get(LOG_OF_RECORD) not in where:
+            raise CannotMove(f"the log at {self.address} was opened, closed or moved by somebody else meanwhile")
+        self._refuse_copies(config)
+        told = {key: value for key, value in (found | metadata).items() if value is not None}
         await self._server.change(EVENTS_STREAM, config | settings | {"metadata": told})
 
 
@@ -108,6 +117,7 @@ class JetStreamTarget:
 
     def __init__(self, server: NatsServer, *, allow_lossy: bool) -> None:
         self._server, self._allow_lossy = server, allow_lossy
+        self._decisions = Decisions(server)
         self.address = server.place.address
 
     async def begin(self, course: Course, next_epoch: str) -> Half:
@@ -123,14 +133,30 @@ class JetStreamTarget:
             await self._server.change(EVENTS_STREAM, found["config"] | EVENTS | {"metadata": metadata})
             found = await self._server.events_stream()
         self._refuse_foreign(found, course, next_epoch)
-        for config in STREAMS:
-            if await self._server.stream(config["name"]) is None:
-                await self._server.api(f"STREAM.CREATE.{config['name']}", config)
+        migration = found["config"]["metadata"][fence.MIGRATION]
+        await self._declare_others()
+        await self.check_wanted(migration)
         return Half(
-            migration=found["config"]["metadata"][fence.MIGRATION],
+            migration=migration,
             count=int(found["state"]["last_seq"]),
             accepted=found["config"]["metadata"][LOG_OF_RECORD] == RECORDED_HERE,
         )
+
+    async def _declare_others(self) -> None:
+        """The queue of requests may be closed: another log has moved away from this server once."""
+        for config in STREAMS:
+            if config["name"] == EVENTS_STREAM:
+                continue
+            found = await self._server.stream(config["name"])
+            if found is None:
+                await self._server.api(f"STREAM.CREATE.{config['name']}", config)
+            elif found["config"].get("max_msg_size") == fence.CLOSED["max_msg_size"]:
+                await self._server.change(config["name"], found["config"] | fence.open_again(found["config"]))
+        await self._decisions.declare()
+
+    async def check_wanted(self, migration: str) -> None:
+        if await self._decisions.found(migration) == "given up":
+            raise GivenUp(f"the move to {self.address} was given up; end that first: `{fence.COMMAND}` with --abort")
 
     async def _check_sync(self) -> None:
         if self._allow_lossy:
@@ -236,19 +262,27 @@ class JetStreamTarget:
     def events(self, after: int, until: int) -> AsyncGenerator[Sequence[LogEvent], None]:
         return log_events(self._server.place, after, until)
 
-    async def accept(self) -> None:
+    async def accept(self, migration: str) -> None:
+        if await self._decisions.decide(migration, "accepted") != "accepted":
+            raise GivenUp(f"the move to {self.address} was given up meanwhile")
         config = (await self._server.events_stream())["config"]
+        if config["metadata"].get(fence.MIGRATION) != migration:
+            raise CannotMove(f"the stream {EVENTS_STREAM} at {self.address} was replaced meanwhile: given up?")
         await self._server.change(
             EVENTS_STREAM, config | {"metadata": config["metadata"] | {LOG_OF_RECORD: RECORDED_HERE}}
         )
 
     async def give_up(self, course: Course) -> None:
-        """Deletes the half: changing a stream that is gone fails, so nobody can accept it."""
+        """Deletes the half: changing a stream that is gone fails, so nobody can fill it."""
         found = await self._server.stream()
         metadata = {} if found is None else found["config"].get("metadata") or {}
         if found is None or metadata.get(fence.FROM_EPOCH) != course.epoch:
             return
-        if metadata.get(LOG_OF_RECORD) != fence.ARRIVING:
+        accepted = metadata.get(LOG_OF_RECORD) != fence.ARRIVING
+        if not accepted:
+            await self._decisions.declare()
+            accepted = await self._decisions.decide(metadata[fence.MIGRATION], "given up") == "accepted"
+        if accepted:
             raise CannotMove(
                 f"the log is at {self.address} since epoch {fence.epoch_of(metadata)}, services may write there: run "
                 f"`{fence.COMMAND}` once more without --abort, it marks the old log as moved"

@@ -16,7 +16,7 @@ from ridges.chassis.kurrent.connection import KurrentConnection, Moved
 from ridges.chassis.kurrent.mirror_writer import MAX_MIRRORED_BYTES
 from ridges.chassis.kurrent.names import LOG_STREAM, stream_id_of, stream_name
 from ridges.chassis.moving.jetstream import JetStreamSource
-from ridges.chassis.moving.ports import CannotMove, Course, Half, LogEvent
+from ridges.chassis.moving.ports import CannotMove, Course, GivenUp, Half, LogEvent
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
 
 PATIENCE_S = 30.0
@@ -244,10 +244,18 @@ class KurrentTarget:
     def events(self, after: int, until: int) -> AsyncGenerator[Sequence[LogEvent], None]:
         return self._log.events(after, until)
 
-    async def accept(self) -> None:
+    async def check_wanted(self, migration: str) -> None:
+        metadata, _ = await self._log.metadata()
+        self._refuse_given_up(metadata, migration)
+
+    def _refuse_given_up(self, metadata: dict[str, str], migration: str) -> None:
+        of_this_move = metadata.get(fence.MIGRATION) == migration
+        if not of_this_move or metadata.get(LOG_OF_RECORD) not in (fence.ARRIVING, RECORDED_IN_KURRENTDB):
+            raise GivenUp(f"the half at {self.address} was given up meanwhile; run the same command again")
+
+    async def accept(self, migration: str) -> None:
         metadata, version = await self._log.metadata()
-        if metadata.get(LOG_OF_RECORD) not in (fence.ARRIVING, RECORDED_IN_KURRENTDB):
-            raise CannotMove(f"the half at {self.address} was given up meanwhile; run the same command again")
+        self._refuse_given_up(metadata, migration)
         await self._log.declare(metadata | {LOG_OF_RECORD: RECORDED_IN_KURRENTDB}, version)
 
     async def give_up(self, course: Course) -> None:

@@ -12,6 +12,7 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis.jetstream.bulk import RawEvent, raw_events
+from ridges.chassis.jetstream.client import parsed_headers
 from ridges.chassis.jetstream.connection import Place, read_reply
 from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.moving.ports import CannotMove, LogEvent
@@ -25,6 +26,25 @@ _MARK = f"\r\n{EVENT_ID_HEADER}:".encode()
 
 class _Identified(msgspec.Struct):
     id: str
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A message as it stands in a stream."""
+
+    seq: int
+    subject: str
+    time: str
+    """Of its arrival: ``2026-11-28T01:02:03.123456789Z``."""
+    data: bytes = b""
+    hdrs: bytes = b""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return parsed_headers(self.hdrs)
+
+
+class _Found(msgspec.Struct, frozen=True):
+    message: Stored
 
 
 class NatsServer:
@@ -67,6 +87,16 @@ class NatsServer:
         if found is None:
             raise CannotMove(f"the NATS server at {self.place.address} has no stream {EVENTS_STREAM}")
         return found
+
+    async def message(self, stream: str, which: dict[str, Any]) -> Stored | None:
+        """A message as the leader of the stream keeps it; None when there is none (or no such stream).
+
+        ``which``: as the JetStream API's STREAM.MSG.GET takes it.
+        """
+        try:
+            return msgspec.convert(await self.api(f"STREAM.MSG.GET.{stream}", which), _Found).message
+        except NotFoundError:
+            return None
 
     async def change(self, name: str, config: dict[str, Any]) -> None:
         try:

@@ -21,6 +21,10 @@ class CannotMove(Exception):
     """The move stops here; the message says why and what to do. Nothing that was acknowledged is lost."""
 
 
+class GivenUp(CannotMove):
+    """Somebody gave this very move up: nobody can accept it any more."""
+
+
 class Course(msgspec.Struct, frozen=True, kw_only=True):
     """How far the old store is."""
 
@@ -78,8 +82,15 @@ class Target(Protocol):
 
     def events(self, after: int, until: int) -> AsyncGenerator[Sequence[LogEvent], None]: ...
 
-    async def accept(self) -> None:
-        """It is the log of record from now on."""
+    async def check_wanted(self, migration: str) -> None:
+        """Raises GivenUp when the move was."""
+
+    async def accept(self, migration: str) -> None:
+        """It is the log of record from now on.
+
+        Raises:
+            GivenUp: the move was, before.
+        """
 
     async def give_up(self, course: Course) -> None:
         """Nobody can accept it any more, also not a copy that still runs.

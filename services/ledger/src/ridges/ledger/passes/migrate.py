@@ -11,9 +11,9 @@ from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.fence import next_epoch
 from ridges.chassis.moving.nats_server import NatsServer, administered
 from ridges.chassis.moving.opening import is_kurrentdb, opened_source, opened_target
-from ridges.chassis.moving.ports import CannotMove, Chain, Course, Half, LogEvent, Source, Target
+from ridges.chassis.moving.ports import CannotMove, Chain, Course, GivenUp, Half, LogEvent, Source, Target
 from ridges.contracts.views import MigrationResult
-from ridges.ledger.passes.moving_ingress import close_ingress, copy_ingress, reopen_ingress
+from ridges.ledger.passes.moving_ingress import close_ingress, move_ingress, reopen_ingress
 from ridges.ledger.passes.reporting import Pace, Report
 from ridges.ledger.settings import MigrateSettings
 
@@ -81,11 +81,13 @@ class Migration:
         if not half.accepted:
             if course.phase == "here":
                 count = await self._copy_while_open(half.count)
-                await self._source.close(half.migration, self._target.address, epoch)
+                await self._close(half, epoch)
             else:
                 count = half.count
             await self._hand_over(half, count)
-        await self._source.depart(epoch)
+        if course.phase != "moved":
+            await self._bring_requests()
+            await self._source.depart(epoch)
         return self._result(epoch, copied=not half.accepted)
 
     async def abort(self) -> MigrationResult:
@@ -136,18 +138,31 @@ class Migration:
                 break
         return count
 
+    async def _close(self, half: Half, epoch: str) -> None:
+        """The old log, unless the move was given up while it was copied."""
+        await self._source.close(half.migration, self._target.address, epoch)
+        try:
+            await self._target.check_wanted(half.migration)
+        except GivenUp:
+            if (await self._source.course()).migration == half.migration:
+                await self._source.reopen()
+            raise
+
     async def _hand_over(self, half: Half, count: int) -> None:
         """What is left, now that the old log is closed."""
         end = await self._source.end()
         await self._copy(count, end, "copying the rest, the log is closed")
         await self._prove(end, "proving, the log is closed")
-        if self._new_server is not None:
-            await close_ingress(self._server)
-            await copy_ingress(self._server, self._new_server)
         now = await self._source.course()
         if (now.phase, now.migration) != ("moving", half.migration):
             raise CannotMove(f"the log at {self._source.address} was opened or moved by somebody else meanwhile")
-        await self._target.accept()
+        await self._target.accept(half.migration)
+
+    async def _bring_requests(self) -> None:
+        """After the new log was accepted: nothing that waits there may be of a move that is given up later."""
+        if self._new_server is not None:
+            await close_ingress(self._server)
+            await move_ingress(self._server, self._new_server)
 
     async def _copy(self, count: int, end: int, phase: str) -> None:
         if count > end:

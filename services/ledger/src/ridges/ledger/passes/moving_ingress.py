@@ -3,8 +3,6 @@
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from ridges.chassis.jetstream import fence
@@ -15,7 +13,6 @@ from ridges.contracts.subjects import ALL_INGRESS, EVENT_ID_HEADER, INGRESS_STRE
 from ridges.ledger.domain import KEY_HEADER, delivery_key
 
 NS_PER_S = 1_000_000_000
-NOT_FOUND = "404"
 
 
 async def close_ingress(server: NatsServer) -> None:
@@ -30,37 +27,27 @@ async def reopen_ingress(server: NatsServer) -> None:
         await _set(server, fence.open_again(found["config"]))
 
 
-async def copy_ingress(source: NatsServer, target: NatsServer) -> int:
-    """How many requests wait at the new server now that waited at the old one.
+async def move_ingress(source: NatsServer, target: NatsServer) -> int:
+    """How many requests wait at the new server now that waited at the old one, which keeps none of them.
 
-    Each names the run that it would have become at the old server. So a request that is carried out at both, or copied
-    twice, is one run.
+    Each names the run that it would have become at the old server. So a request that is carried out at both, or comes
+    twice because this was killed between the two servers, is one run.
     """
-    copied, first = 0, 1
-    while (message := await _next(source, first)) is not None:
-        headers = dict(message.headers or {})
-        sequence = int(headers["Nats-Sequence"])
-        key = delivery_key(sequence, _stored_at(headers["Nats-Time-Stamp"]))
-        kept = {name: value for name, value in headers.items() if not name.startswith("Nats-")}
-        kept = {KEY_HEADER: key, **kept, EVENT_ID_HEADER: headers.get(EVENT_ID_HEADER, key)}
-        answer = await target.ask(headers["Nats-Subject"], message.data, kept)
+    moved = 0
+    while (message := await source.message(INGRESS_STREAM, {"seq": 1, "next_by_subj": ALL_INGRESS})) is not None:
+        key = delivery_key(message.seq, _stored_at(message.time))
+        kept = {name: value for name, value in message.headers.items() if not name.startswith("Nats-")}
+        kept = {KEY_HEADER: key, **kept, EVENT_ID_HEADER: message.headers.get(EVENT_ID_HEADER, key)}
         try:
-            read_reply(answer)
+            read_reply(await target.ask(message.subject, message.data, kept))
         except APIError as error:
-            raise CannotMove(f"{target.place.address} refuses a waiting request: {error.description}") from error
-        copied, first = copied + 1, sequence + 1
-    return copied
-
-
-async def _next(server: NatsServer, first: int) -> Msg | None:
-    request = msgspec.json.encode({"seq": first, "next_by_subj": ALL_INGRESS})
-    message = await server.ask(f"$JS.API.DIRECT.GET.{INGRESS_STREAM}", request)
-    headers = message.headers or {}
-    if headers.get("Status") == NOT_FOUND:
-        return None
-    if "Status" in headers:
-        raise CannotMove(f"the stream {INGRESS_STREAM} at {server.place.address}: {headers.get('Description')}")
-    return message
+            raise CannotMove(
+                f"the log has moved, but {target.place.address} does not take a request that waits: "
+                f"{error.description}. Mend that, then run the same command: it goes on"
+            ) from error
+        await source.api(f"STREAM.PURGE.{INGRESS_STREAM}", {"seq": message.seq + 1})
+        moved += 1
+    return moved
 
 
 async def _set(server: NatsServer, settings: dict[str, Any]) -> None:
