@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
-from integration.gateway_world import MESSAGES, ask, chat, eventually, mock_config
+from integration.gateway_world import CLOCK, MESSAGES, ask, chat, eventually, mock_config
+from msgspec.structs import replace
 
 from ridges.contracts import events as ev
 
@@ -129,6 +130,25 @@ def test_without_contents_an_answered_key_is_a_clear_409(start, log, mock):
     later = chat(gateway, run_id, "slow-0.3", key="k")
     assert (later.status_code, later.json()["error"]["code"]) == (409, "reply_not_kept")
     assert "RIDGES_CONTENTS=none" in later.json()["detail"]
+    assert len(mock.bodies) == 1
+
+
+def test_a_key_is_answered_after_a_thousand_others_also_after_a_restart(start, log, mock):
+    gateway = start(mock_config(mock.url, "ok"))
+    run_id = log.new_run(max_requests=10_000)
+    first = chat(gateway, run_id, key="first")
+    reserved, made = log.events(run_id, ev.InferenceReserved, ev.InferenceMade)
+    for number in range(1_100):
+        changes = {"run_id": run_id, "call_id": f"call-{number}"}
+        key = {"idempotency_key": f"key-{number}"}
+        log.append(run_id, replace(reserved, id=CLOCK.new_id(), **changes, **key))
+        log.append(run_id, replace(made, id=CLOCK.new_id(), **changes))
+    for _ in range(2):
+        assert chat(gateway, run_id, key="first").content == first.content
+        again = chat(gateway, run_id, key="first", seed=1)
+        assert (again.status_code, again.json()["error"]["code"]) == (422, "idempotency_key_reused")
+        gateway.stop()
+        gateway.start()
     assert len(mock.bodies) == 1
 
 

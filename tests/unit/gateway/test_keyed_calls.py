@@ -6,8 +6,9 @@ from contextlib import aclosing
 import pytest
 from unit.gateway.support import ScriptedProvider, World, chat, chunk, completion, provider, until, usage
 
+from ridges.chassis.ports import EventStoreUnavailable
 from ridges.contracts import events as ev
-from ridges.gateway import errors, keyed_calls
+from ridges.gateway import errors, idempotency_keys, keyed_calls
 from ridges.gateway.ports import ProviderReply
 
 DONE = b"data: [DONE]\n\n"
@@ -71,6 +72,42 @@ async def test_a_stream_is_given_again_from_its_beginning_while_it_goes_on():
         assert (again[0], again[-1]) == (first, DONE)
         assert b"lo" in b"".join(again)
         assert len(script.bodies) == len(await world.events(run_id, ev.InferenceMade)) == 1
+
+
+async def test_a_key_that_is_no_longer_kept_is_found_in_the_log(monkeypatch):
+    monkeypatch.setattr(idempotency_keys, "MOST_KEPT", 2)
+    script = ScriptedProvider(lambda body: completion(f"answer {len(script.bodies)}"))
+    async with World((provider(), script)).running(2) as world:
+        run_id = await world.run(max_requests=6)
+
+        async def asked(key, gateway=0, received=b"{}"):
+            call = chat(idempotency_key=key, received=received)
+            return (await world.gateways[gateway].calls.complete(run_id, call, len))[0]
+
+        answers = {key: await asked(key) for key in "abcdef"}
+        assert len(set(answers.values())) == len(script.bodies) == 6
+        for key, gateway in (("a", 0), ("b", 0), ("a", 1), ("f", 1), ("a", 0)):
+            assert await asked(key, gateway) == answers[key], "also when the budget of requests is spent"
+        with pytest.raises(errors.KeyReused):
+            await asked("c", received=b"another")
+        view = await world.gateways[0].states.view(run_id)
+        assert len(view.spending.keys) == 2
+        assert len(script.bodies) == len(await world.events(run_id, ev.InferenceMade)) == 6
+
+
+async def test_a_key_that_must_be_looked_up_is_refused_while_the_log_is_away(monkeypatch):
+    monkeypatch.setattr(idempotency_keys, "MOST_KEPT", 1)
+    async with World().running() as world:
+        run_id = await world.run()
+        for key in ("a", "b"):
+            await world.gateways[0].calls.complete(run_id, chat(idempotency_key=key), len)
+
+        async def away(_):
+            raise EventStoreUnavailable("away")
+
+        monkeypatch.setattr(world.store, "read_run", away)
+        with pytest.raises(errors.LogUnavailable):
+            await world.gateways[0].calls.complete(run_id, chat(idempotency_key="a"), len)
 
 
 async def test_only_so_many_calls_go_on_without_a_caller(monkeypatch):

@@ -11,11 +11,11 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 
 from ridges.contracts import events as ev
-from ridges.contracts.blobs import BlobRef
 from ridges.contracts.limits import ModelLimits
 from ridges.contracts.money import TOKENS_PER_PRICE, usd_text
 from ridges.contracts.usage import TokenPrice, TokenUsage, cost_nano_usd
 from ridges.gateway import errors
+from ridges.gateway.idempotency_keys import IdempotencyKeys
 
 MIN_OUTPUT_TOKENS = 16
 """A call is not cut down below this: fewer tokens are no answer, only a charge."""
@@ -47,21 +47,10 @@ class Reservation(msgspec.Struct, frozen=True):
         return self.event.tokens
 
 
-class KeyedCall(msgspec.Struct, frozen=True, kw_only=True):
-    """The call that stands under an idempotency key."""
-
-    call_id: str
-    digest: str | None
-    """Of the request; null when an older gateway wrote it."""
-    answered: bool = False
-    reply: BlobRef | None = None
-    """The provider's answer, where contents are kept."""
-
-
 class Spending:
     """Fold of one run's inference events. Events may come twice and a settlement before its reservation.
 
-    What it remembers does not grow with the calls that ended, but for those under an idempotency key.
+    What it remembers does not grow with the calls that ended.
     """
 
     def __init__(self) -> None:
@@ -75,8 +64,7 @@ class Spending:
         """Calls that used tokens and have ended."""
         self.refusals = 0
         self.last_reserved_position = 0
-        self.keyed: dict[str, KeyedCall] = {}
-        """By idempotency key; a call that failed frees its key."""
+        self.keys = IdempotencyKeys()
         self._none_began_before = LONG_AGO
         """No open reservation is older; not always the oldest one's time."""
         self._begun: deque[datetime] = deque()
@@ -114,7 +102,7 @@ class Spending:
             case ev.InferenceReserved():
                 self._reserve(event, position)
             case ev.InferenceMade() | ev.InferenceFailed() | ev.InferenceSettled():
-                if self.keyed and event.call_id in self.open:
+                if self.keys and event.call_id in self.open:
                     self._end_keyed(event, self.open[event.call_id].event.idempotency_key)
                 self._end(event.call_id, event.cost_nano_usd, event.usage)
             case ev.InferenceRefused() if event.id not in self._refused:
@@ -130,8 +118,7 @@ class Spending:
         if event.call_id not in self._ended:
             self._open(event, position)
             if event.idempotency_key is not None:
-                call = KeyedCall(call_id=event.call_id, digest=event.idempotency_digest)
-                self.keyed[event.idempotency_key] = call
+                self.keys.reserved(event.idempotency_key, event.call_id, event.idempotency_digest)
 
     def _open(self, event: ev.InferenceReserved, position: int) -> None:
         self._close(event.call_id)
@@ -148,13 +135,12 @@ class Spending:
             self.reserved_tokens -= closed.tokens
 
     def _end_keyed(self, event: ev.InferenceMade | ev.InferenceFailed | ev.InferenceSettled, key: str | None) -> None:
-        call = None if key is None else self.keyed.get(key)
-        if key is None or call is None or call.call_id != event.call_id:
+        if key is None:
             return
         if isinstance(event, ev.InferenceMade):
-            self.keyed[key] = msgspec.structs.replace(call, answered=True, reply=event.reply)
+            self.keys.answered(key, event.call_id, event.reply)
         else:
-            del self.keyed[key]
+            self.keys.freed(key, event.call_id)
 
     def _end(self, call_id: str, cost: int, usage: TokenUsage) -> None:
         if call_id in self._ended:

@@ -15,8 +15,8 @@ import structlog
 from ridges.chassis.ports import Clock, EventStoreUnavailable
 from ridges.gateway.calls import ModelCall
 from ridges.gateway.contents import Contents
-from ridges.gateway.domain import KeyedCall
 from ridges.gateway.errors import KeyReused, LogUnavailable, ReplyNotKept, StillInFlight
+from ridges.gateway.idempotency_keys import KeyedCall
 from ridges.gateway.pipeline import Pipeline
 from ridges.gateway.reservations import KeyTaken
 from ridges.gateway.run_states import RunStates
@@ -185,7 +185,7 @@ class KeyedCalls:
                 raise LogUnavailable from error
             if view is None or self._clock.monotonic() > give_up_at:
                 raise StillInFlight(key)
-            current = view.spending.keyed.get(key)
+            current = view.spending.keys.get(key)
             if current is None:
                 return None
             if not current.answered:

@@ -35,7 +35,7 @@ from ridges.gateway.log_patience import LogPatience
 from ridges.gateway.ports import SpansOf, Timeline, passed_on
 from ridges.gateway.prompts import most_prompt_tokens
 from ridges.gateway.records import CallRecord
-from ridges.gateway.reservations import Reservations, refuse_taken_key
+from ridges.gateway.reservations import Reservations
 from ridges.gateway.roster import Offer, Roster
 from ridges.gateway.run_states import RunStates, RunView
 from ridges.gateway.settling import Settler
@@ -222,7 +222,7 @@ class Pipeline:
         """Checks in the contract's order, then the reservation."""
         try:
             await self._check_state(view)
-            refuse_taken_key(view, call)
+            await self._reservations.refuse_taken_key(view, call)
             limits = _run_of(view).limits.model
             in_flight, now = self._reservations.in_flight(view), self._clock.now()
             refusal = refusal_before_call(view.run_id, limits, view.spending, in_flight, now)

@@ -15,8 +15,9 @@ from ridges.contracts.limits import ModelLimits
 from ridges.contracts.usage import TokenUsage
 from ridges.gateway.appending import Appending
 from ridges.gateway.calls import ModelCall
-from ridges.gateway.domain import Demand, Grant, KeyedCall, WaitForOthers, decide
+from ridges.gateway.domain import Demand, Grant, WaitForOthers, decide
 from ridges.gateway.errors import CallerGone, GatewayError, Kind, LogUnavailable
+from ridges.gateway.idempotency_keys import KeyedCall
 from ridges.gateway.run_states import RunStates, RunView
 from ridges.gateway.settling import Settler
 
@@ -36,12 +37,6 @@ class KeyTaken(Exception):
     def __init__(self, call: KeyedCall) -> None:
         super().__init__(call.call_id)
         self.call = call
-
-
-def refuse_taken_key(view: RunView, call: ModelCall) -> None:
-    """Raises KeyTaken."""
-    if call.idempotency_key is not None and (known := view.spending.keyed.get(call.idempotency_key)) is not None:
-        raise KeyTaken(known)
 
 
 class Reservations:
@@ -82,7 +77,9 @@ class Reservations:
                 if self._clock.monotonic() < self._away_until:
                     raise LogUnavailable
                 await self._make_sure(view)
-                refuse_taken_key(view, call)
+                if call.idempotency_key is not None:
+                    await self._recall(view, call.idempotency_key)
+                    _refuse_known_key(view, call)
                 decision = self._decide(view, limits, demand, may_wait=left_s > 0)
                 if isinstance(decision, Grant) and await self._append(view, call_id, call, decision, demand):
                     return decision
@@ -90,6 +87,20 @@ class Reservations:
                 raise decision
             if isinstance(decision, WaitForOthers):
                 await view.change(min(left_s, LONGEST_NAP_S))
+
+    async def refuse_taken_key(self, view: RunView, call: ModelCall) -> None:
+        """Raises KeyTaken, or LogUnavailable where the log must be asked and is away."""
+        if call.idempotency_key is not None and view.spending.keys.may_stand_in_log(call.idempotency_key):
+            async with view.reserving:
+                await self._recall(view, call.idempotency_key)
+        _refuse_known_key(view, call)
+
+    async def _recall(self, view: RunView, key: str) -> None:
+        if view.spending.keys.may_stand_in_log(key):
+            try:
+                await self._states.recall(view, key)
+            except EventStoreUnavailable as error:
+                raise LogUnavailable from error
 
     async def _make_sure(self, view: RunView) -> None:
         """Wait for, or look up, reservations of ours that may stand in the log and not in the view.
@@ -197,3 +208,8 @@ class Reservations:
                 detail=why.detail,
             ),
         )
+
+
+def _refuse_known_key(view: RunView, call: ModelCall) -> None:
+    if call.idempotency_key is not None and (known := view.spending.keys.get(call.idempotency_key)) is not None:
+        raise KeyTaken(known)

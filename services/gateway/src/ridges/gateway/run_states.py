@@ -15,6 +15,7 @@ from ridges.chassis.ports import EventStore, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.lifecycle import Run, RunState, evolve
 from ridges.gateway.domain import Spending
+from ridges.gateway.idempotency_keys import keyed_call_in
 
 log = structlog.get_logger(__name__)
 
@@ -148,6 +149,13 @@ class RunStates:
     async def catch_up(self, view: RunView) -> None:
         """Read the run again: the subscription may be some milliseconds behind the log."""
         await view.catch_up(self._store.read_run)
+
+    async def recall(self, view: RunView, key: str) -> None:
+        """Look an idempotency key up in the log and keep what stands under it. Raises EventStoreUnavailable."""
+        read = await self._store.read_run(view.run_id)
+        found = keyed_call_in((recorded.event for recorded in read), key)
+        if found is not None:
+            view.spending.keys.recalled(key, found)
 
     def applied(self, view: RunView, event: ev.AnyEvent, position: int) -> None:
         """The gateway appended this itself; the subscription need not bring it."""
