@@ -58,6 +58,8 @@ class MockProvider:
         self.open = 0
         self.error: dict = {}
         """What error bodies say beside their message."""
+        self.says = ""
+        """What the model ``says STATUS`` has in its answer: part of a JSON text, as it stands on the wire."""
         self.sick = False
         self.lost = threading.Event()
         """Set when a caller went away in the middle of a slow answer."""
@@ -97,6 +99,11 @@ class MockProvider:
 
     def answer(self, http, body):
         does, _, value = body["model"].partition(" ")
+        if does == "says":
+            return self.say(http, int(value), streamed=bool(body.get("stream")))
+        return self.answer_as(does, value, http, body)
+
+    def answer_as(self, does, value, http, body):
         if does == "status":
             status, _, retry_after = value.partition(" ")
             return reply(http, int(status), self.error | {"error": {"message": f"it hurts, {CANARY_KEY}"}}, retry_after)
@@ -125,6 +132,14 @@ class MockProvider:
             message = {"role": "assistant", "content": "I run it.", "tool_calls": [bash_call(body)]}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return reply(http, 200, {"id": "x", "object": "chat.completion", "choices": [choice], "usage": USAGE})
+
+    def say(self, http, status, *, streamed):
+        if status != 200:
+            return reply(http, status, f'{{"error": {{"message": "bad key: {self.says}."}}}}')
+        said = f'{{"role": "assistant", "content": "my key: {self.says}."}}'
+        message = "delta" if streamed else "message"
+        answer = f'{{"choices": [{{"index": 0, "{message}": {said}, "finish_reason": "stop"}}]}}'
+        return reply(http, 200, f"data: {answer}\n\ndata: [DONE]\n\n" if streamed else answer)
 
     def wait_unless_left(self, http, seconds):
         """Sleep, but notice within 10 ms when the caller closes the connection."""

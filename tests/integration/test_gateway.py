@@ -1,7 +1,6 @@
 """The gateway as a process: replicas, endings, outages, secrets, and the packages that agents use."""
 
 import json
-import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,6 @@ import httpx
 import openai
 import pytest
 from integration.gateway_world import (
-    CANARY_KEY,
     EXTRA,
     EXTRA_CHUNK,
     MESSAGES,
@@ -312,40 +310,7 @@ def test_a_missing_secret_is_named(tmp_path, nats_server, mock):
     assert "line 5: key_env: the environment variable CANARY_KEY is not set" in gateway.log_path.read_text()
 
 
-# --- secrets, metrics ---------------------------------------------------------------------------------------------
-
-
-def test_secrets_stay_inside(start, log, mock):
-    """The mock repeats the key in error texts and in streams; key and run tokens must not come out anywhere."""
-    models = ("ok", "status 500", "status 401", "cut", "echo", "spell")
-    gateway = start(mock_config(mock.url, *models, extra='record = "made.jsonl"'), log_level="debug")
-    run_id = log.new_run()
-    answers = [chat(gateway, run_id, model).text for model in ("ok", "status-500", "status-401")]
-    answers += [chat(gateway, run_id, model, stream=True).text for model in ("ok", "status-500", "cut", "echo")]
-    assert answers[-1].count("your key is ***") == 2
-    assert "the key *** has expired" in answers[-1]
-    spelt = chat(gateway, run_id, "spell", stream=True).text
-    assert _said(spelt).endswith("My key: sk-***.")
-    answers += [spelt, _said(spelt)]
-    answers.append(httpx.get(f"{gateway.url}/metrics").text)
-    assert mock.keys == {f"Bearer {CANARY_KEY}"}
-    gateway.terminate()
-    stored = [path.read_bytes().decode(errors="replace") for path in blob_files(gateway.folder)]
-    stored += [_said(content) for content in stored]
-    stored.append((gateway.folder / "made.jsonl").read_text())
-    places = [*answers, *stored, gateway.log_path.read_text(), *(repr(event) for event in log.events(run_id))]
-    token = sign_run_token(run_id, TOKEN_KEY)
-    for secret in (CANARY_KEY, token, TOKEN_KEY.hex()):
-        assert not [place for place in places if secret in place]
-
-
-def blob_files(folder):
-    return [path for path in (folder / "blobs").rglob("*") if path.is_file()]
-
-
-def _said(stream):
-    """The texts of all the chunks in it, joined."""
-    return "".join(re.findall(r'"delta": ?{"content": ?"([^"]*)"', stream))
+# --- metrics --------------------------------------------------------------------------------------------------------
 
 
 def test_metrics_count_calls_tokens_and_refusals(start, log, mock):
