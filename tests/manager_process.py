@@ -273,5 +273,12 @@ async def until_log_has(manager, run_id: str, word: str) -> None:
             await asyncio.sleep(0.1)
 
 
+async def until_patch_is_kept(manager, run_id: str) -> None:
+    """Returns when the manager has a copy of what the run's agent changed."""
+    async with asyncio.timeout(60):
+        while not list(manager.state_dir.glob(f"logs/{run_id}.*.patch")):  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+
+
 def limits(**changes: object) -> RunLimits:
     return msgspec.structs.replace(RunLimits(agent_timeout_s=30, evaluation_timeout_s=30), **changes)

@@ -11,6 +11,7 @@ import uvloop
 from conformance.isolation_suite import IsolationSuite
 from conformance.proxy_path_suite import ProxyPathSuite
 from conformance.sandbox_suite import REPO, SandboxSuite
+from conformance.snapshot_suite import SnapshotSuite
 from sandboxes import gone, sandbox_spec
 
 from ridges.contracts.limits import MIB, SandboxLimits
@@ -20,7 +21,7 @@ from ridges.sandbox_manager.errors import SandboxUnavailable
 
 
 @pytest.mark.bubblewrap
-class TestBubblewrap(SandboxSuite, IsolationSuite, ProxyPathSuite):
+class TestBubblewrap(SandboxSuite, SnapshotSuite, IsolationSuite, ProxyPathSuite):
     construct = "from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox; sandbox = BubblewrapSandbox()"
 
     @pytest.fixture

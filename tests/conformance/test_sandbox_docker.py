@@ -13,6 +13,7 @@ import structlog
 from conformance.isolation_suite import IsolationSuite
 from conformance.proxy_path_suite import ProxyPathSuite
 from conformance.sandbox_suite import SandboxSuite
+from conformance.snapshot_suite import SnapshotSuite
 from docker_images import AGENT_IMAGE, docker, need_agent_image
 from sandboxes import python, sandbox_spec
 
@@ -34,7 +35,7 @@ def docker_works():
 
 
 @pytest.mark.docker
-class TestDocker(SandboxSuite, IsolationSuite, ProxyPathSuite):
+class TestDocker(SandboxSuite, SnapshotSuite, IsolationSuite, ProxyPathSuite):
     construct = (
         "from ridges.sandbox_manager.docker_engine import DockerSandbox;"
         f" sandbox = DockerSandbox(owner={OWNER!r}, default_image={AGENT_IMAGE!r})"

@@ -5,7 +5,16 @@ import signal
 
 import pytest
 from aiohttp import web
-from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir, until_log_has
+from manager_process import (
+    FakeGateway,
+    ManagerProcess,
+    leftovers,
+    limits,
+    requests_on,
+    the_runtime_dir,
+    until_log_has,
+    until_patch_is_kept,
+)
 from private_engine import PrivateEngine, need_private_engine
 
 from ridges.contracts import events as ev
@@ -15,6 +24,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.timeout(900)]
 WAITS_FOR_A_WORD = """
 import os, time, urllib.request
 def agent_main(p):
+    open("repo/mine.txt", "w").write("half done\\n")
     print("begun", flush=True)
     url = os.environ["SANDBOX_PROXY_URL"] + "/api/usage?evaluation_run_id=" + os.environ["RUN_ID"]
     while b"go" not in urllib.request.urlopen(url).read():
@@ -43,6 +53,7 @@ def engine(tmp_path_factory):
 async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path, nats_server, engine, how):
     async with Gate().serving() as gateway, requests_on(nats_server, tmp_path) as requests:
         settings = {"sandbox": "docker", "slots": 2, "sandbox_wait_s": 300, "docker_url": engine.url}
+        settings["partial_patch_interval_s"] = 0.5
         manager = ManagerProcess(tmp_path, nats=nats_server, gateway_url=gateway.url, **settings)
         await manager.start()
         try:
@@ -50,6 +61,7 @@ async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path,
             for run_id in ids:
                 await requests.wait(run_id, ev.AgentStarted)
                 await until_log_has(manager, run_id, "begun")
+                await until_patch_is_kept(manager, run_id)
             assert len(engine.containers()) == 2
             await asyncio.to_thread(engine.end, how)
             await asyncio.to_thread(engine.start)
@@ -59,6 +71,7 @@ async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path,
                 assert (type(end), end.attempt) == (ev.PatchProduced, 2), manager.words()
                 _, second = await requests.events(run_id, ev.AgentStarted)
                 assert await requests.text(second.previous_log) == "begun\n"
+                assert "+half done" in await requests.text(second.previous_patch)
                 assert len(await requests.events(run_id, ev.PatchProduced, ev.AgentFailed)) == 1
             async with asyncio.timeout(60):
                 while await asyncio.to_thread(engine.containers):  # noqa: ASYNC110

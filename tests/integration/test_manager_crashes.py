@@ -19,10 +19,12 @@ from manager_process import (
     requests_on,
     the_runtime_dir,
     until_log_has,
+    until_patch_is_kept,
 )
 
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
+from ridges.sandbox_manager.attempt_copies import AttemptCopies
 
 SLEEPER = """
 import os, time, urllib.request
@@ -81,6 +83,37 @@ async def _end(process: ManagerProcess, runtime_dir: Path) -> None:
 
 async def attempts(requests, run_id: str) -> list[tuple[int, str]]:
     return [(event.attempt, event.manager) for event in await requests.events(run_id, ev.AgentStarted)]
+
+
+EDITOR = """
+import time
+def agent_main(problem):
+    open("repo/mine.txt", "w").write("half done\\n")
+    time.sleep({seconds})
+    return "diff x"
+"""
+
+
+@pytest.mark.parametrize("max_attempts", [1, 2])
+async def test_what_an_agent_had_changed_survives_its_manager(
+    tmp_path, nats_server, gateway, requests, sandbox, max_attempts
+):
+    settings = {"sandbox": sandbox, "partial_patch_interval_s": 0.5, "max_attempts": max_attempts}
+    async with managers(tmp_path, nats_server, gateway, "m", **settings) as (manager,):
+        run_id = await requests.run(EDITOR.format(seconds=6), limits=limits(agent_timeout_s=60))
+        await requests.wait(run_id, ev.AgentStarted)
+        await until_patch_is_kept(manager, run_id)
+        await manager.end(signal.SIGKILL)
+        await manager.start()
+        end = await requests.end_of(run_id, timeout_s=60)
+        if max_attempts == 1:
+            assert (type(end), end.cause) == (ev.AgentFailed, Cause.LOST_WHILE_RUNNING_AGENT)
+            found = end.unjudged_patch
+        else:
+            assert (type(end), end.attempt) == (ev.PatchProduced, 2)
+            _, second = await requests.events(run_id, ev.AgentStarted)
+            found = second.previous_patch
+        assert "+half done" in await requests.text(found)
 
 
 async def test_a_manager_killed_with_eight_sandboxes_loses_no_run_and_ends_none_twice(
@@ -264,3 +297,15 @@ async def test_a_result_that_finds_the_disk_full_waits_for_room(tmp_path, small_
         end = await requests.end_of(run_id)
         assert (type(end), end.attempt, await attempts(requests, run_id)) == (ev.PatchProduced, 1, [(1, "m")])
         assert await requests.text(end.patch) == "diff x"
+
+
+def test_a_disk_that_is_full_keeps_the_patch_before_and_takes_the_next(small_disk):
+    copy = AttemptCopies(small_disk.path / "logs").new("run", 1)
+    copy.keep_patch(b"first")
+    small_disk.fill()
+    copy.keep_patch(b"x" * 4_000_000)
+    assert copy.patch == b"first"
+    small_disk.make_room()
+    copy.keep_patch(b"second")
+    assert copy.patch == b"second"
+    assert [path.name for path in (small_disk.path / "logs").iterdir()] == ["run.1.patch"]

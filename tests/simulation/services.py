@@ -26,7 +26,7 @@ from ridges.ledger.running_passes import ThreadPasses
 from ridges.ledger.settings import LedgerSettings
 from ridges.sandbox_manager.admission import Admission
 from ridges.sandbox_manager.app import Service
-from ridges.sandbox_manager.attempt_logs import AttemptLogs
+from ridges.sandbox_manager.attempt_copies import AttemptCopies
 from ridges.sandbox_manager.capacity import Capacity, FreeSpace
 from ridges.sandbox_manager.handlers import Handlers
 from ridges.sandbox_manager.live import LiveSandboxes
@@ -142,7 +142,7 @@ class ManagerMachine(Machine):
             metrics=metrics,
             patience=Patience(clock, chosen.sandbox_wait_s),
             free_space=FreeSpace([], 0),
-            attempt_logs=AttemptLogs(self._folder),
+            attempt_copies=AttemptCopies(self._folder),
             manager_name=self.name,
             docker_image="image",
             max_attempts=MAX_ATTEMPTS,

@@ -147,6 +147,17 @@ async def test_the_end_of_a_lost_attempts_log_can_be_read(wired, http):
     assert "no log of attempt 3" in problem(await http.get(f"/v1/runs/{RUN}/log?attempt=3"), 404)
 
 
+async def test_what_each_attempt_changed_can_be_read(wired, http):
+    a = wired.author
+    for content in (b"patch", b"last seen"):
+        await wired.blobs.put(content, "text/x-diff")
+    again = msgspec.structs.replace(a.started(attempt=2), previous_patch=ref_to(b"last seen", "text/x-diff"))
+    await wired.add(a.requested(), a.started(attempt=1), again, a.patched(attempt=2, patch=b"patch"))
+    for query, content in (("", b"patch"), ("?attempt=2", b"patch"), ("?attempt=1", b"last seen")):
+        assert (await http.get(f"/v1/runs/{RUN}/patch{query}")).content == content
+    assert "no patch of attempt 3" in problem(await http.get(f"/v1/runs/{RUN}/patch?attempt=3"), 404)
+
+
 async def test_what_a_run_does_not_have_is_404_and_says_so(wired, http):
     await wired.add(wired.author.requested())
     for what in ("log", "evaluation-log", "patch"):

@@ -31,7 +31,7 @@ from ridges.contracts.faults import Cause
 from ridges.contracts.limits import ModelLimits, RunLimits
 from ridges.contracts.usage import TokenPrice, TokenUsage
 from ridges.sandbox_manager.admission import Admission, Want
-from ridges.sandbox_manager.attempt_logs import AttemptLogs
+from ridges.sandbox_manager.attempt_copies import AttemptCopies
 from ridges.sandbox_manager.capacity import FreeSpace
 from ridges.sandbox_manager.domain import fold
 from ridges.sandbox_manager.errors import (
@@ -125,7 +125,7 @@ class Scene:
             metrics=ManagerMetrics(self.registry),
             patience=self.patience,
             free_space=FreeSpace([Path("/")], min_free_bytes),
-            attempt_logs=AttemptLogs(self.folder),
+            attempt_copies=AttemptCopies(self.folder),
             manager_name="m",
             docker_image="image",
             max_attempts=max_attempts,
@@ -432,6 +432,45 @@ async def test_the_next_attempt_holds_the_log_of_one_whose_sandbox_broke():
     begun, _ = await scene.deliver()
     assert await scene.blobs.get(begun.previous_log.digest) == "half\N{REPLACEMENT CHARACTER} of it".encode()
     assert list(scene.folder.iterdir()) == []
+
+
+async def change_and_break(spec, _cancelled):
+    spec.on_difference(b"diff once")
+    spec.on_difference(b"diff twice")
+    raise SandboxFailed(RUN, "the engine is gone")
+
+
+async def test_the_next_attempt_holds_the_last_changes_of_one_whose_sandbox_broke():
+    scene = await Scene().set()
+    scene.sandbox.ends = [change_and_break]
+    with pytest.raises(SandboxFailed):
+        await scene.deliver()
+    scene.sandbox.ends = [PATCHED]
+    begun, ended = await scene.deliver()
+    assert await scene.blobs.get(begun.previous_patch.digest) == b"diff twice"
+    assert await scene.blobs.get(ended.patch.digest) == b"diff x"
+    assert list(scene.folder.iterdir()) == []
+
+
+async def test_the_last_attempt_that_breaks_leaves_its_changes_unjudged():
+    scene = await Scene(max_attempts=1).set()
+    scene.sandbox.ends = [change_and_break]
+    *_, ended = await scene.deliver()
+    assert (type(ended), ended.cause) == (ev.AgentFailed, Cause.SANDBOX_FAILED)
+    assert await scene.blobs.get(ended.unjudged_patch.digest) == b"diff twice"
+
+
+async def test_changes_that_the_end_of_the_sandbox_did_not_tell_are_those_told_before():
+    scene = await Scene().set()
+
+    async def change_and_end(spec, _cancelled):
+        spec.on_difference(b"diff once")
+        return left(timed_out=True, difference=None, difference_problem="git took too long")
+
+    scene.sandbox.ends = [change_and_end]
+    *_, ended = await scene.deliver()
+    assert (type(ended), ended.cause) == (ev.AgentFailed, Cause.AGENT_TIMED_OUT)
+    assert await scene.blobs.get(ended.unjudged_patch.digest) == b"diff once"
 
 
 async def test_the_last_attempt_that_breaks_leaves_its_log():

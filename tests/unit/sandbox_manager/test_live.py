@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from ridges.sandbox_manager.inside import live_log
 from ridges.sandbox_manager.inside.live_log import MOST, LiveLog
+from ridges.sandbox_manager.inside.outbox import Outbox
+from ridges.sandbox_manager.inside.poller import Poller
 from ridges.sandbox_manager.live import LogTail
 
 
@@ -57,14 +59,17 @@ def frames_of(stream: bytes) -> list[tuple[int, bytes]]:
 def test_a_manager_that_does_not_read_is_never_waited_for_and_no_frame_is_torn(monkeypatch):
     monkeypatch.setattr(live_log, "EVERY_S", 0.0)
     read_end, write_end = os.pipe()
-    live = LiveLog(write_end)
+    poller = Poller()
+    outbox = Outbox(write_end, poller)
+    live = LiveLog(outbox)
     for n in range(100):
         live.add(bytes([65 + n % 26]) * 10_000)
         live.tell()
+        poller.poll(0)
     os.set_blocking(read_end, False)
     told = os.read(read_end, 1 << 20)
     live.tell()
-    live.finish()
+    outbox.finish()
     told += os.read(read_end, 1 << 20)
     frames = frames_of(told)
     assert 1 < len(frames) < 100
@@ -76,13 +81,33 @@ def test_a_manager_that_does_not_read_is_never_waited_for_and_no_frame_is_torn(m
 
 def test_it_is_quiet_while_nothing_is_written():
     read_end, write_end = os.pipe()
-    live = LiveLog(write_end)
+    outbox = Outbox(write_end, Poller())
+    live = LiveLog(outbox)
     assert live.due_in_s is None
     live.add(b"x")
     assert 0 < live.due_in_s <= live_log.EVERY_S
     live.tell()
     os.set_blocking(read_end, False)
-    live.finish()
+    outbox.finish()
     os.close(write_end)
     assert os.read(read_end, 100) == b""
     os.close(read_end)
+
+
+def test_a_large_frame_goes_on_its_way_as_fast_as_the_manager_reads():
+    read_end, write_end = os.pipe()
+    poller = Poller()
+    outbox = Outbox(write_end, poller)
+    outbox.put(b"D", b"x" * 1_000_000)
+    told, turns = b"", 0
+    while not outbox.idle:
+        told += os.read(read_end, 1 << 20)
+        poller.poll(1)
+        turns += 1
+    outbox.put(b"L", b"after")
+    os.set_blocking(read_end, False)
+    told += os.read(read_end, 1 << 20)
+    assert (told[:1], len(told), told[-5:]) == (b"D", 9 + 1_000_000 + 9 + 5, b"after")
+    assert turns < 100
+    os.close(read_end)
+    os.close(write_end)

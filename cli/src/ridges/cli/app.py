@@ -118,13 +118,20 @@ def runs(
 
 
 @app.command()
-def show(run_id: RunId, as_json: AsJson = False) -> None:
+def show(
+    run_id: RunId,
+    as_json: AsJson = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Only its patch; of a lost one the last state.")] = None,
+) -> None:
     """Show one run: verdict, tests, patch, usage, cost."""
     from ridges.cli import render
     from ridges.cli.system import system_for_reading
     from ridges.cli.unanswered import unanswered_calls
 
     with system_for_reading() as client:
+        if attempt is not None:
+            render.strangers_text(client.patch(run_id, attempt))
+            return
         detail = client.run(run_id)
         unanswered = unanswered_calls(client, detail)
     if as_json:

@@ -62,6 +62,9 @@ class LedgerClient:
         query = "" if attempt is None else f"?attempt={attempt}"
         return self._call("GET", f"{_path_of(run_id)}/log{query}").decode("utf-8", "replace")
 
+    def patch(self, run_id: str, attempt: int) -> str:
+        return self._call("GET", f"{_path_of(run_id)}/patch?attempt={attempt}").decode("utf-8", "replace")
+
     def cancel(self, run_id: str, reason: str) -> views.RunDetail:
         body = msgspec.json.encode({"reason": reason})
         return self._decode(self._call("POST", f"{_path_of(run_id)}/cancel", body), views.RunDetail)

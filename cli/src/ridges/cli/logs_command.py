@@ -25,7 +25,7 @@ def show_log(run: str, follow: bool, attempt: int | None = None) -> None:
     """Prints the log, with ``follow`` until the agent ended; or that of an attempt that is over."""
     with system_for_reading() as client:
         if attempt is not None:
-            render.agent_log(client.log(run, attempt))
+            render.strangers_text(client.log(run, attempt))
             return
         detail = client.run(run)
         told = _tell_live(client, detail, follow) if detail.state in AGENT_NOT_ENDED else ""
@@ -52,7 +52,7 @@ def _tell_live(client: LedgerClient, detail: RunDetail, follow: bool) -> str:
         if piece["missed_bytes"]:
             say(f"… {piece['missed_bytes']} earlier bytes are no longer in the live log …")
         text = str(piece["text"])
-        render.agent_log(text)
+        render.strangers_text(text)
         sys.stdout.flush()
         told, position = told + text, int(str(piece["next"]))
         if not follow:
@@ -61,7 +61,7 @@ def _tell_live(client: LedgerClient, detail: RunDetail, follow: bool) -> str:
 
 def _tell_rest(whole: str, told: str) -> None:
     if whole.startswith(told):
-        render.agent_log(whole[len(told) :])
+        render.strangers_text(whole[len(told) :])
     else:
         say("… the live log had gaps; `ridges logs` without --follow prints all of it …")
 

@@ -108,6 +108,7 @@ def run_page(run: RunDetail, unanswered: Sequence[Unanswered]) -> None:
         ("problem", run.problem),
         ("agent", f"{run.agent_name} ({run.agent[:19]}…)"),
         ("state", f"{run.state} · attempt {run.attempt} · {run.sandbox or 'not started'}"),
+        *((("earlier", f"ridges show|logs {run.run_id[:8]} --attempt N"),) if run.attempt > 1 else ()),
         ("verdict", run.verdict or "-"),
         ("cause", f"{run.cause} ({run.fault}'s fault)" if run.cause else "-"),
         ("detail", run.detail or "-"),
@@ -128,8 +129,8 @@ def run_page(run: RunDetail, unanswered: Sequence[Unanswered]) -> None:
         console.print(safe(run.patch), soft_wrap=True)
 
 
-def agent_log(text: str) -> None:
-    """Prints what a stranger's program wrote: unchanged into a file or pipe, harmless on a terminal."""
+def strangers_text(text: str) -> None:
+    """Prints what a stranger or its program wrote: unchanged into a file or pipe, harmless on a terminal."""
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
 
 

@@ -95,6 +95,8 @@ class AgentStarted(Event, frozen=True, kw_only=True, tag="AgentStarted"):
     image: str | None = None
     previous_log: BlobRef | None = None
     """The end of the log of the attempt before, whose sandbox or manager was lost; null where nobody has it."""
+    previous_patch: BlobRef | None = None
+    """What that attempt had changed when somebody last looked; it is not judged. Null where nobody has it."""
 
 
 class ExitFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +146,8 @@ class AgentFailed(Event, frozen=True, kw_only=True, tag="AgentFailed"):
     log: BlobRef | None = None
     exit: ExitFacts | None = None
     unjudged_patch: BlobRef | None = None
-    """What the agent had changed (or returned) when its run was cancelled: kept to be read, never judged."""
+    """What the agent had changed (or returned) when its run was cancelled, or when somebody last looked before its
+    sandbox was lost: kept to be read, never judged."""
 
 
 class SandboxFile(msgspec.Struct, frozen=True, kw_only=True):

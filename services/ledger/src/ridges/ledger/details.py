@@ -44,16 +44,19 @@ class RunDetails:
                 log.warning("a patch is missing", run_id=run_id, error=str(error))
         return run_detail(record, patch)
 
-    async def patch(self, run_id: str) -> bytes:
-        """The patch as the agent gave it.
+    async def patch(self, run_id: str, attempt: int | None = None) -> bytes:
+        """The patch as the agent gave it, or that of one attempt: of a lost attempt the last state, if it was kept.
 
         Raises:
             NothingStored: the run has none.
             BlobMissing: it had one.
+            EventStoreUnavailable: an attempt is named, and the log does not answer.
 
         """
         record = self._record(run_id)
-        return await self._content(record, record.patch_digest, "patch")
+        if attempt is None:
+            return await self._content(record, record.patch_digest, "patch")
+        return await self._content(record, _patch_digest(await self._log_of(run_id), attempt), _of("patch", attempt))
 
     async def agent_log(self, run_id: str, attempt: int | None = None) -> bytes:
         """What the agent printed in its latest attempt, or in that one: of a lost attempt the end, if it was kept.
@@ -63,8 +66,7 @@ class RunDetails:
         record = self._record(run_id)
         if attempt is None:
             return await self._content(record, record.log_digest, "log")
-        events = [recorded.event for recorded in await self._store.read_run(run_id)]
-        return await self._content(record, _log_digest(events, attempt), f"log of attempt {attempt}")
+        return await self._content(record, _log_digest(await self._log_of(run_id), attempt), _of("log", attempt))
 
     async def evaluation_log(self, run_id: str) -> bytes:
         """What the hidden tests printed. Raises like ``patch``."""
@@ -77,6 +79,9 @@ class RunDetails:
             EventRow(position=recorded.position, event=recorded.event)
             for recorded in await self._store.read_run(run_id)
         ]
+
+    async def _log_of(self, run_id: str) -> list[ev.AnyEvent]:
+        return [recorded.event for recorded in await self._store.read_run(run_id)]
 
     def _record(self, run_id: str) -> RunRecord:
         record = self._queries.record(run_id)
@@ -98,3 +103,19 @@ def _log_digest(events: Iterable[ev.AnyEvent], attempt: int) -> str | None:
         if isinstance(event, ev.AgentStarted) and event.attempt == attempt + 1 and event.previous_log:
             return event.previous_log.digest
     return None
+
+
+def _patch_digest(events: Iterable[ev.AnyEvent], attempt: int) -> str | None:
+    """Of the attempt's patch, judged or not; of a lost one the start of the next attempt names it."""
+    for event in events:
+        if isinstance(event, ev.PatchProduced) and event.attempt == attempt:
+            return event.patch.digest
+        if isinstance(event, ev.AgentFailed) and event.attempt == attempt and event.unjudged_patch:
+            return event.unjudged_patch.digest
+        if isinstance(event, ev.AgentStarted) and event.attempt == attempt + 1 and event.previous_patch:
+            return event.previous_patch.digest
+    return None
+
+
+def _of(what: str, attempt: int) -> str:
+    return f"{what} of attempt {attempt}"

@@ -20,7 +20,7 @@ from ridges.chassis.ports import DeliveryPolicy, EventStore, EventStoreUnavailab
 from ridges.chassis.problems_http import exception_handlers
 from ridges.contracts.events import EvaluationRequested, RunRequested
 from ridges.sandbox_manager.admission import Admission
-from ridges.sandbox_manager.attempt_logs import AttemptLogs
+from ridges.sandbox_manager.attempt_copies import AttemptCopies
 from ridges.sandbox_manager.bare_process import BareProcessSandbox
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.capacity import Capacity, FreeSpace, capacity_of, this_machine
@@ -121,12 +121,13 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         metrics=metrics,
         patience=Patience(clock, chosen.sandbox_wait_s),
         free_space=free_space,
-        attempt_logs=AttemptLogs(state_dir / "logs"),
+        attempt_copies=AttemptCopies(state_dir / "logs"),
         manager_name=chosen.manager_name,
         docker_image=chosen.agent_image,
         max_attempts=chosen.max_attempts,
+        partial_patch_interval_s=chosen.partial_patch_interval_s,
     )
-    workbench.attempt_logs.forget_old()
+    workbench.attempt_copies.forget_old()
     handlers = Handlers(workbench, live=live, admission=admission, claim_s=chosen.claim_s)
     try:
         checks = {

@@ -41,7 +41,14 @@ PATCH_MEDIA_TYPE = "text/x-diff; charset=utf-8"
 class _Prepared(msgspec.Struct, frozen=True, kw_only=True):
     technology: Sandbox
     spec: SandboxSpec
-    previous_log: BlobRef | None
+    previous: "_Found"
+
+
+class _Found(msgspec.Struct, frozen=True):
+    """What there is of an attempt that was lost."""
+
+    log: BlobRef | None = None
+    patch: BlobRef | None = None
 
 
 class _Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +57,11 @@ class _Left(msgspec.Struct, frozen=True, kw_only=True):
     outcome: AgentOutcome
     log: bytes
     exit: ev.ExitFacts | None
+    snapshot: bytes = b""
+    """The last difference that was told while it ran, where there is none of its end."""
     patch_ref: BlobRef | None = None
     log_ref: BlobRef | None = None
+    snapshot_ref: BlobRef | None = None
 
 
 class AgentAttempts:
@@ -70,10 +80,10 @@ class AgentAttempts:
         decision = decide_agent(fold(await self._bench.events(requested.run_id)), self._bench.max_attempts)
         if isinstance(decision, Nothing):
             log.info("nothing to do", why=decision.why)
-            self._bench.attempt_logs.forget(requested.run_id)
+            self._bench.attempt_copies.forget(requested.run_id)
             return
         if isinstance(decision, GiveUp):
-            await self._give_up(requested, decision, log_ref=await self._found_log(requested.run_id, decision.attempt))
+            await self._give_up(requested, decision)
             return
         live.phase = "preparing"
         prepared = await self._prepare(requested, live, decision.attempt - 1)
@@ -100,14 +110,14 @@ class AgentAttempts:
                 now=bench.now,
             )
             await technology.admit(spec)
-            previous_log = await self._found_log(requested.run_id, attempt)
+            previous = await self._found(requested.run_id, attempt)
         except Exception as error:
             if bench.must_wait(live.key, error):
                 raise
             await self._give_up(requested, GiveUp(attempt, mishap_of(error).cause, plain(str(error))))
             return None
         bench.patience.forget(live.key)
-        return _Prepared(technology=technology, spec=spec, previous_log=previous_log)
+        return _Prepared(technology=technology, spec=spec, previous=previous)
 
     async def _start(
         self, requested: ev.RunRequested, decision: StartAttempt, prepared: _Prepared, live: LiveSandbox
@@ -122,7 +132,8 @@ class AgentAttempts:
             manager=bench.manager_name,
             sandbox=technology,
             image=(requested.image or bench.docker_image) if technology == "docker" else None,
-            previous_log=prepared.previous_log,
+            previous_log=prepared.previous.log,
+            previous_patch=prepared.previous.patch,
         )
 
         def decide(events: Sequence[ev.AnyEvent]) -> ev.AgentStarted | None:
@@ -130,7 +141,7 @@ class AgentAttempts:
 
         ours = await append_decided(bench.store, requested.run_id, started.id, decide) is not None
         if ours:
-            bench.attempt_logs.forget(requested.run_id)
+            bench.attempt_copies.forget(requested.run_id)
         log.info("attempt started" if ours else "another manager was faster", attempt=decision.attempt)
         return ours and not live.cancelled.is_set()
 
@@ -145,13 +156,18 @@ class AgentAttempts:
             Exception: the sandbox broke, and the run has another attempt.
         """
         bench = self._bench
-        on_disk = bench.attempt_logs.of(requested.run_id, attempt)
+        copy = bench.attempt_copies.new(requested.run_id, attempt)
 
         def on_log(offset: int, chunk: bytes) -> None:
             live.tail.add(offset, chunk)
-            on_disk.add(offset, chunk)
+            copy.add_to_log(offset, chunk)
 
-        spec = msgspec.structs.replace(prepared.spec, on_log=on_log)
+        spec = msgspec.structs.replace(
+            prepared.spec,
+            on_log=on_log,
+            on_difference=copy.keep_patch,
+            difference_every_s=bench.partial_patch_interval_s,
+        )
         async with contextlib.AsyncExitStack() as removing:
             ran = bench.ran(prepared.technology, spec, live, requested.limits.model.max_concurrency)
             try:
@@ -162,9 +178,10 @@ class AgentAttempts:
                     await self._leave_when_overtaken(requested.run_id, attempt)
                     raise
                 broken = AgentOutcome(cause=mishap.cause, detail=plain(str(error)))
-                left = _Left(outcome=broken, log=live.tail.content, exit=None)
+                left = _Left(outcome=broken, log=live.tail.content, exit=None, snapshot=copy.patch)
             else:
-                left = _Left(outcome=outcome_of(exited), log=exited.log, exit=exited.exit)
+                snapshot = copy.patch if exited.difference is None else b""
+                left = _Left(outcome=outcome_of(exited), log=exited.log, exit=exited.exit, snapshot=snapshot)
                 del exited  # a blob store that is away may hold up the block for hours
             yield left
 
@@ -175,7 +192,7 @@ class AgentAttempts:
         told = None
         if not live.overtaken:
             told = await self._tell(requested, attempt, await self._kept(left))
-        self._bench.attempt_logs.forget(requested.run_id)
+        self._bench.attempt_copies.forget(requested.run_id)
         if told is None:
             counted.end = "overtaken"
             log.warning("result dropped: the run ended or a newer attempt began", attempt=attempt)
@@ -184,12 +201,14 @@ class AgentAttempts:
         log.info("attempt ended", attempt=attempt, appended=type(told).__name__, cause=told.cause)
 
     async def _kept(self, left: _Left) -> _Left:
-        contents = [(left.log, LOG_MEDIA_TYPE)] if left.log or left.exit else []
-        if left.outcome.patch is not None:
-            contents.append((left.outcome.patch, PATCH_MEDIA_TYPE))
-        refs = await keep(self._bench.blobs, contents)
-        patch_ref = refs.pop() if left.outcome.patch is not None else None
-        return msgspec.structs.replace(left, log=b"", log_ref=refs[0] if refs else None, patch_ref=patch_ref)
+        contents = {
+            "log_ref": (left.log, LOG_MEDIA_TYPE) if left.log or left.exit else None,
+            "patch_ref": None if left.outcome.patch is None else (left.outcome.patch, PATCH_MEDIA_TYPE),
+            "snapshot_ref": (left.snapshot, PATCH_MEDIA_TYPE) if left.snapshot else None,
+        }
+        there = {name: content for name, content in contents.items() if content is not None}
+        refs = dict(zip(there, await keep(self._bench.blobs, there.values()), strict=True))
+        return msgspec.structs.replace(left, log=b"", snapshot=b"", **refs)
 
     async def _tell(
         self, requested: ev.RunRequested, attempt: int, left: _Left
@@ -210,17 +229,18 @@ class AgentAttempts:
         assert isinstance(told.event, ev.PatchProduced | ev.AgentFailed)
         return told.event
 
-    async def _give_up(self, requested: ev.RunRequested, given_up: GiveUp, log_ref: BlobRef | None = None) -> None:
-        """End the run without starting a sandbox."""
+    async def _give_up(self, requested: ev.RunRequested, given_up: GiveUp) -> None:
+        """End the run without starting a sandbox, with what there is of its last attempt."""
         bench = self._bench
+        found = await self._found(requested.run_id, given_up.attempt)
         bench.patience.forget(requested.run_id)
         outcome = AgentOutcome(cause=given_up.cause, detail=given_up.detail)
-        left = _Left(outcome=outcome, log=b"", exit=None, log_ref=log_ref)
+        left = _Left(outcome=outcome, log=b"", exit=None, log_ref=found.log, snapshot_ref=found.patch)
         told = await self._tell(requested, given_up.attempt, left)
         if told is None:
             log.warning("not given up: the run ended or a newer attempt began", attempt=given_up.attempt)
             return
-        bench.attempt_logs.forget(requested.run_id)
+        bench.attempt_copies.forget(requested.run_id)
         bench.metrics.given_up("agent", given_up.cause)
         log.info("run given up", attempt=given_up.attempt, cause=given_up.cause)
 
@@ -230,10 +250,13 @@ class AgentAttempts:
         if run is not None and not run.ended and run.attempt > attempt:
             raise LeftToOthers
 
-    async def _found_log(self, run_id: str, attempt: int) -> BlobRef | None:
-        """The end of the log of a lost attempt, if it was here."""
-        content = self._bench.attempt_logs.found(run_id, attempt)
-        return await self._bench.blobs.put(content, LOG_MEDIA_TYPE) if content else None
+    async def _found(self, run_id: str, attempt: int) -> _Found:
+        """What a lost attempt left here, in the blob store."""
+        blobs, copy = self._bench.blobs, self._bench.attempt_copies.of(run_id, attempt)
+        return _Found(
+            log=await blobs.put(content, LOG_MEDIA_TYPE) if (content := copy.log) else None,
+            patch=await blobs.put(content, PATCH_MEDIA_TYPE) if (content := copy.patch) else None,
+        )
 
 
 def _blame(
@@ -276,6 +299,7 @@ def _ending(
         detail=outcome.detail or str(outcome.cause),
         log=left.log_ref,
         exit=left.exit,
+        unjudged_patch=left.snapshot_ref,
     )
 
 
@@ -288,5 +312,5 @@ def _left_by_cancelled(envelope: dict[str, object], attempt: int, left: _Left) -
         detail=detail,
         log=left.log_ref,
         exit=left.exit,
-        unjudged_patch=left.patch_ref,
+        unjudged_patch=left.patch_ref or left.snapshot_ref,
     )

@@ -56,6 +56,11 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     on_log: Callable[[int, bytes], None] | None = None
     """Called with pieces of the log while the command runs: offset in the log, bytes. Best effort: a command that
     writes fast has gaps between them, and none may come at all. The whole log is in ``SandboxExit``."""
+    on_difference: Callable[[bytes], None] | None = None
+    """Called while the command runs with the difference of ``repo`` so far, when it changed: the command's word as much
+    as the repository is. Best effort: none comes that is large, or while the command is in its way."""
+    difference_every_s: float = 0.0
+    """How often; the first one after 5 s at the latest. 0 = never."""
     on_exit: "Callable[[SandboxExit], None] | None" = None
     """Called once with what ``run`` will return, as soon as nothing of the command runs any more: before the sandbox is
     removed, which takes longer than telling what it left."""

@@ -98,6 +98,8 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """OCI runtimes that runs may ask for besides docker_runtime; default: none."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] = 3
     """How often a run (or an evaluation) whose sandbox or manager was lost is started in all."""
+    partial_patch_interval_s: Annotated[float, Meta(ge=0)] = 30.0
+    """How often the changes of an agent at work are copied here, for the case that its sandbox is lost; 0 = never."""
     sandbox_wait_s: Annotated[float, Meta(ge=0)] = 30.0
     """How long a run waits for a sandbox technology that is not available before it ends with an error."""
     ack_wait_s: Annotated[float, Meta(ge=1)] = 30.0

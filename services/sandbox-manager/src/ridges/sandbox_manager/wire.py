@@ -3,10 +3,10 @@
 To the supervisor, on its stdin: its program, 4 bytes length, a header (a Python literal), the tars, then any number of
 control bytes. stdin stays open until the sandbox has ended: its end tells the supervisor to end everything.
 
-From the supervisor, on its stdout: frames of 1 byte kind, 8 bytes length, payload. ``S`` started, ``L`` log while it
-runs (8 bytes offset, then bytes), ``C`` everything is dead and is being collected, ``R`` result (4 bytes length, JSON
-facts, then log, outputs and difference one after the other), ``E`` text of its own failure. It stays until its stdin
-ends, so that the adapter can look at its control group.
+From the supervisor, on its stdout: frames of 1 byte kind, 8 bytes length, payload. ``S`` started; while it runs ``L``
+log (8 bytes offset, then bytes) and ``D`` the difference so far; ``C`` everything is dead and is being collected, ``R``
+result (4 bytes length, JSON facts, then log, outputs and difference one after the other), ``E`` text of its own
+failure. It stays until its stdin ends, so that the adapter can look at its control group.
 
 Everything that is read here may have been written by the agent: every length is capped before it is believed, and a
 result must carry the nonce that only the supervisor was told.
@@ -30,6 +30,7 @@ OUT_OF_MEMORY = b"M"
 """Control byte: the same, because the adapter saw the memory limit reached."""
 
 MAX_DIFFERENCE_BYTES = 16 * 1024 * 1024
+MAX_DIFFERENCE_SO_FAR_BYTES = 8 * 1024 * 1024
 MAX_FACTS_BYTES = 64 * 1024
 MAX_BYTES_PER_CHAR = 4
 _HEAD = struct.Struct(">cQ")
@@ -108,6 +109,8 @@ def launch(
             "timeout_s": spec.timeout_s,
             "log_bytes": spec.limits.log_chars * MAX_BYTES_PER_CHAR,
             "live_log": spec.on_log is not None,
+            "difference_every_s": spec.difference_every_s if spec.on_difference else 0,
+            "difference_so_far_bytes": MAX_DIFFERENCE_SO_FAR_BYTES,
             "seccomp": seccomp,
             "outputs": [(file.path, file.max_bytes) for file in spec.outputs],
             "difference_bytes": MAX_DIFFERENCE_BYTES,
@@ -135,13 +138,16 @@ class ReplyReader:
         self._nonce = nonce
         self._buffer = bytearray()
         self._result = b""
-        self._max_result = (
+        max_result = (
             _SIZE.size
             + MAX_FACTS_BYTES
             + spec.limits.log_chars * MAX_BYTES_PER_CHAR
             + sum(file.max_bytes for file in spec.outputs)
             + MAX_DIFFERENCE_BYTES
         )
+        self._max_of = {b"S": 0, b"C": 0, b"L": MAX_FACTS_BYTES, b"E": MAX_FACTS_BYTES, b"R": max_result}
+        if spec.on_difference:
+            self._max_of[b"D"] = MAX_DIFFERENCE_SO_FAR_BYTES
 
     def feed(self, chunk: bytes) -> bool:
         """Take the next bytes; True once the result is complete (what follows it is ignored).
@@ -190,7 +196,7 @@ class ReplyReader:
         if len(self._buffer) < _HEAD.size:
             return False
         kind, size = _HEAD.unpack_from(self._buffer)
-        limit = {b"S": 0, b"C": 0, b"L": MAX_FACTS_BYTES, b"E": MAX_FACTS_BYTES, b"R": self._max_result}.get(kind)
+        limit = self._max_of.get(kind)
         if limit is None or size > limit:
             raise self._failed(f"its supervisor sent {kind!r} with {size} bytes, which it never does")
         if len(self._buffer) < _HEAD.size + size:
@@ -207,6 +213,8 @@ class ReplyReader:
             if size < _OFFSET.size:
                 raise self._failed("its supervisor sent a damaged piece of the log")
             self._spec.on_log(_OFFSET.unpack_from(payload)[0], payload[_OFFSET.size :])
+        if kind == b"D" and self._spec.on_difference:
+            self._spec.on_difference(payload)
         if kind == b"R":
             self._result = payload
             self.complete = True

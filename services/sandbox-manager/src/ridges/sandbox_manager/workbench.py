@@ -11,7 +11,7 @@ import structlog
 
 from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable
 from ridges.contracts import events as ev
-from ridges.sandbox_manager.attempt_logs import AttemptLogs
+from ridges.sandbox_manager.attempt_copies import AttemptCopies
 from ridges.sandbox_manager.capacity import FreeSpace
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.live import LiveSandbox
@@ -39,10 +39,11 @@ class Workbench(msgspec.Struct, frozen=True, kw_only=True):
     metrics: ManagerMetrics
     patience: Patience
     free_space: FreeSpace
-    attempt_logs: AttemptLogs
+    attempt_copies: AttemptCopies
     manager_name: str
     docker_image: str
     max_attempts: int
+    partial_patch_interval_s: float = 0.0
 
     @contextlib.asynccontextmanager
     async def ran(

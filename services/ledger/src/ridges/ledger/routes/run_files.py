@@ -14,7 +14,7 @@ from ridges.ledger.routes.failures import failures
 
 Attempt = Annotated[
     int | None,
-    QueryParameter(ge=1, le=100, description="Of a lost attempt the end is there if its sandbox-manager kept it."),
+    QueryParameter(ge=1, le=100, description="Of a lost attempt its last state, if its sandbox-manager kept it."),
 ]
 INERT = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
@@ -38,10 +38,10 @@ def run_file_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHand
         tags=["runs"],
         summary="The patch",
         media_type="text/x-diff",
-        responses=failures(400, 404, 409),
+        responses=failures(400, 404, 409, 422, 503),
     )
-    async def patch(run_id: FromPath[str]) -> Response[bytes]:
-        return _text(await details.patch(queries.resolve(run_id)), "text/x-diff")
+    async def patch(run_id: FromPath[str], attempt: Attempt = None) -> Response[bytes]:
+        return _text(await details.patch(queries.resolve(run_id), attempt), "text/x-diff")
 
     @get(
         "/v1/runs/{run_id:str}/log",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import struct
 import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ridges.sandbox_manager.inside.outbox import Outbox
 
 EVERY_S = 0.5
 MOST = 16384
@@ -12,15 +15,13 @@ MOST = 16384
 
 
 class LiveLog:
-    """Writes frames to a descriptor that it makes non-blocking until ``finish``."""
+    """Tells through an outbox, when that is idle."""
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
         self._seen = 0
         self._new = bytearray()
-        self._unsent = b""
         self._next_at = time.monotonic() + EVERY_S
-        os.set_blocking(fd, False)
 
     def add(self, chunk: bytes) -> None:
         """The command wrote this."""
@@ -31,8 +32,8 @@ class LiveLog:
 
     @property
     def due_in_s(self) -> float | None:
-        """When ``tell`` has something to do; None = not before the command writes."""
-        if not self._new and not self._unsent:
+        """When ``tell`` has something to do; None = not before the command writes and the manager reads."""
+        if not self._new or not self._outbox.idle:
             return None
         return max(0.0, self._next_at - time.monotonic())
 
@@ -41,17 +42,6 @@ class LiveLog:
         if self.due_in_s != 0.0:
             return
         self._next_at = time.monotonic() + EVERY_S
-        if not self._unsent:
-            offset = self._seen - len(self._new)
-            self._unsent = struct.pack(">cQQ", b"L", 8 + len(self._new), offset) + self._new
-            self._new.clear()
-        try:
-            self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
-        except BlockingIOError:
-            pass
-
-    def finish(self) -> None:
-        """Nothing more will be told; a frame that was begun is completed."""
-        os.set_blocking(self._fd, True)
-        while self._unsent:
-            self._unsent = self._unsent[os.write(self._fd, self._unsent) :]
+        offset = self._seen - len(self._new)
+        self._outbox.put(b"L", struct.pack(">Q", offset) + self._new)
+        self._new.clear()

@@ -31,7 +31,15 @@ _CONFIG = """[core]
 _ATTRIBUTES = "* -text -eol -filter -ident -working-tree-encoding !diff !merge\n"
 """Bytes are bytes: a patch has to apply to the very files that the agent saw."""
 _PIECE = 1 << 20
-_NO_BYTE_CODE = (":(exclude,glob)**/__pycache__/**", ":(exclude,glob)**/*.pyc")
+GIT_SETTINGS = (
+    *("-c", "core.compression=0", "-c", "core.fsync=none"),
+    *("-c", "core.safecrlf=false", "-c", "core.quotePath=true"),
+)
+AS_PATCH = (
+    *("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"),
+    *("--src-prefix=a/", "--dst-prefix=b/"),
+)
+NO_BYTE_CODE = (":(exclude,glob)**/__pycache__/**", ":(exclude,glob)**/*.pyc")
 
 
 class GitFailed(Exception):
@@ -43,19 +51,20 @@ class Base:
 
     def __init__(self, work_tree: str) -> None:
         """Make the work tree a git repository with one commit of everything in it."""
-        self._work_tree = work_tree
-        self._kept: dict[str, int] = {}
+        self.work_tree = work_tree
+        self.kept: dict[str, int] = {}
+        """Descriptors by their names in a git directory."""
         self._indexed_at_ns = 0
         git_dir = os.path.join(work_tree, ".git")
         _make_git_dir(git_dir)
         self._import(git_dir)
-        environment = _environment(git_dir, work_tree)
+        environment = git_environment(git_dir, work_tree)
         _git(["read-tree", "refs/heads/main"], environment)
         _git(["update-index", "-q", "--refresh"], environment)
         self._keep(git_dir)
 
     def _import(self, git_dir: str) -> None:
-        environment = _environment(git_dir, self._work_tree)
+        environment = git_environment(git_dir, self.work_tree)
         arguments = [
             "-c",
             "fastimport.unpackLimit=0",
@@ -70,18 +79,18 @@ class Base:
         os.close(read_end)
         try:
             with open(write_end, "wb", buffering=_PIECE) as stream:
-                _write_commit(stream, self._work_tree)
+                _write_commit(stream, self.work_tree)
         except BrokenPipeError:
             pass  # its exit status says more
-        _wait(pid, arguments)
+        wait_for(pid, arguments)
 
     def _keep(self, git_dir: str) -> None:
         pack_dir = os.path.join(git_dir, "objects", "pack")
         names = ["index", "refs/heads/main"] + ["objects/pack/" + name for name in os.listdir(pack_dir)]
         for name in names:
-            self._kept[name] = _anonymous_file(os.path.dirname(self._work_tree))
+            self.kept[name] = _anonymous_file(os.path.dirname(self.work_tree))
             with open(os.path.join(git_dir, name), "rb") as source:
-                _copy(source.fileno(), self._kept[name])
+                _copy(source.fileno(), self.kept[name])
         self._indexed_at_ns = os.stat(os.path.join(git_dir, "index")).st_mtime_ns
 
     def write_difference(self, git_dir: str, stdout: int) -> None:
@@ -91,20 +100,28 @@ class Base:
             git_dir: where to put our own git directory; must not exist.
             stdout: descriptor that git writes to.
         """
-        if not stat.S_ISDIR(os.lstat(self._work_tree).st_mode):
+        self.put_back(git_dir)
+        _forget_nested_repositories(self.work_tree)
+        environment = git_environment(git_dir, self.work_tree)
+        _git(["add", "-A", "--ignore-errors", "--", ".", *NO_BYTE_CODE], environment, tolerate=(1,))
+        _git(["diff", "--cached", *AS_PATCH, "refs/heads/main"], environment, stdout=stdout)
+
+    def put_back(self, git_dir: str) -> None:
+        """Make a git directory of our own that holds the base commit and its index.
+
+        Raises:
+            GitFailed: the repository is gone.
+            FileExistsError: somebody put something in the way; nothing that was there is written to or followed.
+        """
+        if not stat.S_ISDIR(os.lstat(self.work_tree).st_mode):
             raise GitFailed("the repository is not a directory any more")
         _make_git_dir(git_dir)
-        for name, kept in self._kept.items():
+        for name, kept in self.kept.items():
             os.lseek(kept, 0, os.SEEK_SET)
-            with open(os.path.join(git_dir, name), "wb") as target:
+            with open(os.path.join(git_dir, name), "xb") as target:
                 _copy(kept, target.fileno())
         # git looks into files that are as old as its index: a change in the same second may not show in their facts
         os.utime(os.path.join(git_dir, "index"), ns=(self._indexed_at_ns, self._indexed_at_ns))
-        _forget_nested_repositories(self._work_tree)
-        environment = _environment(git_dir, self._work_tree)
-        _git(["add", "-A", "--ignore-errors", "--", ".", *_NO_BYTE_CODE], environment, tolerate=(1,))
-        diff = ["diff", "--cached", "--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--no-renames"]
-        _git([*diff, "--src-prefix=a/", "--dst-prefix=b/", "refs/heads/main"], environment, stdout=stdout)
 
 
 def _make_git_dir(git_dir: str) -> None:
@@ -112,7 +129,7 @@ def _make_git_dir(git_dir: str) -> None:
     for name in ("objects/info", "objects/pack", "refs/heads", "refs/tags", "info"):
         os.makedirs(os.path.join(git_dir, name))
     for name, content in (("HEAD", "ref: refs/heads/main\n"), ("config", _CONFIG), ("info/attributes", _ATTRIBUTES)):
-        with open(os.path.join(git_dir, name), "w") as file:
+        with open(os.path.join(git_dir, name), "x") as file:
             file.write(content)
 
 
@@ -160,7 +177,7 @@ def _forget_nested_repositories(work_tree: str) -> None:
 def remove_tree(path: str, *options: str) -> None:
     """Remove what is there, however the agent built it."""
     command = ["rm", "-rf", *options, "--", path]
-    _wait(_spawn_program("rm", command, {"PATH": os.environ.get("PATH", os.defpath)}), command, (1,))
+    wait_for(spawn_program("rm", command, {"PATH": os.environ.get("PATH", os.defpath)}), command, (1,))
 
 
 def empty(directory: str, mounted: Sequence[str]) -> None:
@@ -178,7 +195,7 @@ def empty(directory: str, mounted: Sequence[str]) -> None:
             remove_tree(path, *(("--one-file-system",) if name in mounted else ()))
 
 
-def _environment(git_dir: str, work_tree: str) -> dict[str, str]:
+def git_environment(git_dir: str, work_tree: str) -> dict[str, str]:
     return {
         "PATH": os.environ.get("PATH", os.defpath),
         "HOME": "/nonexistent",
@@ -196,26 +213,16 @@ def _environment(git_dir: str, work_tree: str) -> dict[str, str]:
 def _git(
     arguments: Sequence[str], environment: dict[str, str], stdout: int | None = None, tolerate: tuple[int, ...] = ()
 ) -> None:
-    speed = [
-        "-c",
-        "core.compression=0",
-        "-c",
-        "core.fsync=none",
-        "-c",
-        "core.safecrlf=false",
-        "-c",
-        "core.quotePath=true",
-    ]
-    _wait(_spawn([*speed, *arguments], environment, stdout=stdout), arguments, tolerate)
+    wait_for(_spawn([*GIT_SETTINGS, *arguments], environment, stdout=stdout), arguments, tolerate)
 
 
 def _spawn(
     arguments: list[str], environment: dict[str, str], stdin: int | None = None, stdout: int | None = None
 ) -> int:
-    return _spawn_program("git", ["git", *arguments], environment, stdin, stdout)
+    return spawn_program("git", ["git", *arguments], environment, stdin, stdout)
 
 
-def _spawn_program(
+def spawn_program(
     program: str,
     argv: list[str],
     environment: dict[str, str],
@@ -234,7 +241,8 @@ def _spawn_program(
             raise GitFailed(f"{program} is not installed in the sandbox") from None
 
 
-def _wait(pid: int, arguments: Sequence[str], tolerate: tuple[int, ...] = ()) -> None:
+def wait_for(pid: int, arguments: Sequence[str], tolerate: tuple[int, ...] = ()) -> None:
+    """Until it has ended. Raises ``GitFailed`` when it failed."""
     _, status = os.waitpid(pid, 0)
     if status and os.WEXITSTATUS(status) not in tolerate:
         sys.stderr.flush()

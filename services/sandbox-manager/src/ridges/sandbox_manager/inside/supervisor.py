@@ -17,9 +17,11 @@ from _json import encode_basestring_ascii
 from ridges.sandbox_manager.inside.confinement import Written, be_first_to_die, filter_calls, limit
 from ridges.sandbox_manager.inside.forwarder import Forwarder
 from ridges.sandbox_manager.inside.live_log import LiveLog
+from ridges.sandbox_manager.inside.outbox import Outbox
 from ridges.sandbox_manager.inside.poller import READ, Poller
 from ridges.sandbox_manager.inside.processes import Undead, kill_all, step_out_of_reach
 from ridges.sandbox_manager.inside.repository import Base, GitFailed, empty
+from ridges.sandbox_manager.inside.snapshots import Snapshots
 from ridges.sandbox_manager.inside.workspace import read_output, unpack
 
 TYPE_CHECKING = False
@@ -90,9 +92,12 @@ class Stdin:
 class Command:
     """The program nobody trusts, from start to end."""
 
-    def __init__(self, header: Header, poller: Poller, control: Stdin, live: LiveLog | None) -> None:
+    def __init__(
+        self, header: Header, poller: Poller, control: Stdin, live: LiveLog | None, snapshots: Snapshots | None
+    ) -> None:
         self.log = Log(header["log_bytes"])
         self._live = live
+        self._snapshots = snapshots
         self.exit_code: int | None = None
         self.ended_by = ""
         self.wall_s = 0.0
@@ -121,13 +126,17 @@ class Command:
                 self.ended_by = "timeout"
                 break
             retry = forwarder.next_retry_s if forwarder else None
-            due = self._live.due_in_s if self._live else None
-            self._poller.poll(min(left, retry or left, left if due is None else due))
+            due = [each.due_in_s for each in (self._live, self._snapshots) if each]
+            self._poller.poll(min(left, retry or left, *(left if at is None else at for at in due)))
             if retry is not None and forwarder:
                 forwarder.retry()
             if self._live:
                 self._live.tell()
+            if self._snapshots:
+                self._snapshots.advance()
         self.wall_s = time.monotonic() - started
+        if self._snapshots:
+            self._snapshots.stop()
         _signal.set_wakeup_fd(-1)
         kill_all()
         while self._pump(pipe):
@@ -162,6 +171,8 @@ class Command:
                 if pid == command:
                     self.exit_code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
                     self.ended_by = "exit"
+                elif self._snapshots:
+                    self._snapshots.ended(pid, status)
         except ChildProcessError:
             pass
 
@@ -286,12 +297,13 @@ def _run(control: Stdin, frames: Frames, written: Written) -> None:
     url = forwarder.url if forwarder else ""
     environment = {name: value.replace("{proxy_url}", url) for name, value in header["env"].items()}
     frames.write(b"S", [])
-    live = LiveLog(frames.fd) if header["live_log"] else None
-    command = Command(header, poller, control, live)
+    outbox = Outbox(frames.fd, poller)
+    live = LiveLog(outbox) if header["live_log"] else None
+    snapshots = Snapshots(base, header, poller, outbox) if base and header["difference_every_s"] else None
+    command = Command(header, poller, control, live, snapshots)
     written.start()
     command.run(environment, forwarder)
-    if live:
-        live.finish()
+    outbox.finish()
     if forwarder:
         forwarder.close()
     frames.write(b"C", [])
