@@ -1,8 +1,13 @@
 """Batches are asked for at once and shown as one."""
 
+import msgspec
 import pytest
 from unit.ledger.samples import AGENT, RUN
 from unit.ledger.test_http import client_of, problem
+
+from ridges.contracts import events as ev
+from ridges.contracts.blobs import ref_to
+from ridges.contracts.faults import Cause
 
 ASKED = {"problem": "fix-a", "agent_source": AGENT.decode()}
 
@@ -38,6 +43,25 @@ async def test_a_batch_counts_what_its_runs_did(wired, http):
     by_batch = {row["key"]: row for row in (await http.get("/v1/costs", params={"by": "batch"})).json()["rows"]}
     assert (by_batch["b"]["cost_nano_usd"], by_batch["b"]["reserved_nano_usd"]) == (10, 100)
     problem(await http.get("/v1/batches/none"), 404)
+
+
+async def test_a_batch_says_whose_runs_ended_without_a_verdict_and_why(wired, http):
+    """An agent that makes its runs void is seen beside others that had the same providers."""
+    a, ids = wired.author, [f"{n}0000000-0000-4000-8000-000000000000" for n in range(6)]
+    honest, dodger = ref_to(b"honest", "text/x-python"), ref_to(b"dodger", "text/x-python")
+    for n, run_id in enumerate(ids):
+        agent, name = (honest, "honest.py") if n < 2 else (dodger, "dodger.py")
+        asked = msgspec.structs.replace(a.requested(run_id, batch_id="b"), agent=agent, agent_name=name)
+        await wired.add(asked, a.started(run_id))
+        if n in (0, 1, 2):
+            await wired.add(a.patched(run_id), a.tested(run_id))
+        elif n < 5:
+            failed = {"attempt": 1, "cause": Cause.PROVIDER_FAILED, "detail": "down"}
+            await wired.add(a.event(ev.AgentFailed, run_id, **failed))
+    (batch,) = (await http.get("/v1/batches")).json()
+    expected = {"agent": dodger.digest, "agent_name": "dodger.py", "cause": "provider_failed", "fault": "provider"}
+    assert batch["void"] == [expected | {"runs": 2, "of": 3}]
+    assert (await http.get("/v1/batches/b")).json() == batch
 
 
 async def test_a_batch_is_cancelled_at_once_and_what_has_ended_stays(wired, http):

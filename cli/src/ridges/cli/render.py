@@ -11,6 +11,7 @@ from rich.text import Text
 from ridges.cli.progress import elapsed_s, phase, style
 from ridges.cli.terminal_text import printable, safe
 from ridges.cli.unanswered import Unanswered
+from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.money import usd_text
 from ridges.contracts.views import CostReport, ProblemRow, RunDetail, RunRow
 
@@ -78,11 +79,12 @@ def runs_table(runs: Sequence[RunRow], total: bool = False) -> None:
     if total:
         table.add_section()
         resolved = sum(row.verdict == "resolved" for row in runs)
+        void = sum(row.state in ENDED and row.verdict is None for row in runs)
         table.add_row(
             "total",
             "",
             "",
-            f"{resolved} of {len(runs)} resolved",
+            f"{resolved} of {len(runs)} resolved" + (f", {void} void" if void else ""),
             f"{sum(r.tests_passed for r in runs)}/{sum(r.tests_total for r in runs)}",
             str(sum(row.requests for row in runs)),
             f"{sum(row.usage.total for row in runs):,}",

@@ -186,6 +186,19 @@ class RepriceReport(msgspec.Struct, frozen=True, kw_only=True):
     position: int
 
 
+class VoidRuns(msgspec.Struct, frozen=True, kw_only=True):
+    """Runs of one agent in a batch that ended without a verdict for one cause."""
+
+    agent: str
+    """Digest of its source."""
+    agent_name: str
+    cause: Cause | None
+    fault: Fault | None
+    runs: int
+    of: int
+    """All of the agent's runs in the batch that have ended."""
+
+
 class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     """All runs of one batch."""
 
@@ -194,6 +207,9 @@ class BatchRow(msgspec.Struct, frozen=True, kw_only=True):
     ended: int
     resolved: int
     errors: int
+    void: tuple[VoidRuns, ...]
+    """By agent and cause, the most frequent first. An agent that is void more often than the others of its batch had no
+    worse luck with the same providers: look at its calls (ADR 21)."""
     requests: int
     usage: TokenUsage
     cost_nano_usd: int

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import get_args
 
 from ridges.contracts.events import PriceListPublished
+from ridges.contracts.faults import RULES, Cause
 from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.money import TOKENS_PER_PRICE, usd_text
 from ridges.contracts.usage import TokenPrice, TokenUsage
@@ -18,6 +19,7 @@ from ridges.contracts.views import (
     PriceListRow,
     RepricedRow,
     RepriceReport,
+    VoidRuns,
 )
 from ridges.ledger.price_lists import RECORDED
 
@@ -255,10 +257,32 @@ def batch_rows(connection: sqlite3.Connection, batch_id: str | None = None) -> l
         "GROUP BY batch_id ORDER BY max(requested_position) DESC",
         (*ended, *(() if batch_id is None else (batch_id,))),
     )
-    return [_batch_row(row) for row in rows]
+    void = _void_runs(connection, batch_id)
+    return [_batch_row(row, tuple(void.get(str(row[0]), ()))) for row in rows]
 
 
-def _batch_row(row: tuple[object, ...]) -> BatchRow:
+def _void_runs(connection: sqlite3.Connection, batch_id: str | None) -> dict[str, list[VoidRuns]]:
+    """By batch: runs that ended without a verdict, by agent and cause, the most frequent first."""
+    ended = tuple(sorted(state.value for state in ENDED))
+    of_batch = "batch_id IS NOT NULL" if batch_id is None else "batch_id = ?"
+    rows = connection.execute(
+        "SELECT batch_id, agent, max(agent_name), cause, count(*) AS runs, "  # noqa: S608 - our own words
+        "sum(count(*)) OVER (PARTITION BY batch_id, agent), verdict IS NULL "
+        f"FROM runs WHERE {of_batch} AND state IN ({', '.join('?' * len(ended))}) "
+        "GROUP BY batch_id, agent, verdict IS NULL, CASE WHEN verdict IS NULL THEN cause END ORDER BY runs DESC, agent",
+        (*(() if batch_id is None else (batch_id,)), *ended),
+    )
+    found: dict[str, list[VoidRuns]] = {}
+    for batch, agent, name, word, runs, of, is_void in rows:
+        if is_void:
+            cause = None if word is None else Cause(word)
+            fault = None if cause is None else RULES[cause].fault
+            row = VoidRuns(agent=agent, agent_name=name, cause=cause, fault=fault, runs=runs, of=of)
+            found.setdefault(batch, []).append(row)
+    return found
+
+
+def _batch_row(row: tuple[object, ...], void: tuple[VoidRuns, ...]) -> BatchRow:
     counts = [int(str(count)) for count in row[1:12]]
     runs, over, resolved, errors, requests, fresh, cached, output, reasoning, cost, reserved = counts
     return BatchRow(
@@ -267,6 +291,7 @@ def _batch_row(row: tuple[object, ...]) -> BatchRow:
         ended=over,
         resolved=resolved,
         errors=errors,
+        void=void,
         requests=requests,
         usage=TokenUsage(input=fresh, cached_input=cached, output=output, reasoning=reasoning),
         cost_nano_usd=cost,
