@@ -144,6 +144,23 @@ async def test_reading_in_bulk_goes_on_after_the_server_was_killed(nats_server, 
     assert [position for position, *_ in found] == list(range(1, last + 1))
 
 
+async def test_reading_in_bulk_goes_on_when_its_consumer_is_gone(nats_server):
+    """As when the server of a cluster that held it was killed: the server says so without a reply subject."""
+    last = await write(nats_server, Author(), range(2))
+    reading = asyncio.create_task(asyncio.to_thread(read, nats_server, 0, last + 1))
+    async with nats_server.client() as nc, asyncio.timeout(20):
+        names = []
+        while not names:
+            names = [info.name for info in await nc.jsm().consumers_info("EVENTS")]
+        await asyncio.sleep(0.3)
+        await nc.jsm().delete_consumer("EVENTS", names[0])
+        author = Author()
+        author.clock.ids = 10**6
+        await write(nats_server, author, range(5, 6))
+        found = await reading
+    assert [position for position, *_ in found] == list(range(1, last + 2))
+
+
 async def test_a_log_that_ends_too_early_or_is_away_is_an_error_not_a_short_answer(nats_server, monkeypatch):
     monkeypatch.setattr("ridges.chassis.jetstream.bulk.PATIENCE_S", 1.0)
     last = await write(nats_server, Author(), range(1))

@@ -216,8 +216,11 @@ class _Wire:
             line = buffer[at:line_end]
             start = line_end + 2
             if line[:4] == b"HMSG":
-                _, subject, _, reply, header, total = line.split(b" ")
-                body, stop = start + int(header), start + int(total)
+                words = line.split(b" ")
+                if len(words) == 5:  # without a reply subject the server itself speaks, of a consumer that is gone
+                    raise _Lost(f"the consumer ended: {buffer[start : start + int(words[3])][:80]!r}")
+                subject, reply = words[1], words[3]
+                body, stop = start + int(words[4]), start + int(words[5])
             elif line[:4] == b"MSG ":
                 words = line.split(b" ")
                 subject, reply = words[1], words[3]

@@ -28,15 +28,16 @@ class Decisions:
     def __init__(self, server: NatsServer) -> None:
         self._server = server
 
-    async def declare(self) -> None:
+    async def declare(self, replicas: int = 1) -> None:
         """Make room for the words."""
         if await self._server.stream(STREAM) is None:
             config = {"name": STREAM, "subjects": [_subject("*")], "storage": "file", "max_bytes": MAX_BYTES}
-            await self._server.api(f"STREAM.CREATE.{STREAM}", config | {"discard": "new", "deny_delete": True})
+            config |= {"discard": "new", "deny_delete": True, "num_replicas": replicas}
+            await self._server.api(f"STREAM.CREATE.{STREAM}", config)
 
     async def decide(self, migration: str, wanted: Decision) -> Decision:
         """What is decided now: what was wanted, unless the other word was there before."""
-        answer = await self._server.ask(_subject(migration), wanted.encode(), FIRST_OF_ITS_SUBJECT)
+        answer = await self._server.ask_again(_subject(migration), wanted.encode(), FIRST_OF_ITS_SUBJECT)
         try:
             read_reply(answer)
         except APIError as error:

@@ -1,11 +1,12 @@
 """A log on JetStream that moves away, or that another one moves to."""
 
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import uuid4
 
 from nats.errors import Error as NatsError
-from nats.js.errors import APIError
+from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis.jetstream import fence
 from ridges.chassis.jetstream.connection import read_reply
@@ -20,6 +21,8 @@ from ridges.contracts.subjects import EVENT_ID_HEADER, EVENTS_STREAM, event_subj
 
 EXPECTED_LAST = "Nats-Expected-Last-Sequence"
 NEVER_LAST = str(2**62)
+WRITE_S = 10.0
+"""For a batch: in a cluster its leader may be gone, and the answer with it."""
 TOO_LARGE = 10054
 WRONG_LAST = frozenset({10071, 10164})
 DUPLICATE = 10201
@@ -115,8 +118,9 @@ class JetStreamSource:
 class JetStreamTarget:
     """The stream EVENTS of a server that becomes the log of record."""
 
-    def __init__(self, server: NatsServer, *, allow_lossy: bool) -> None:
-        self._server, self._allow_lossy = server, allow_lossy
+    def __init__(self, server: NatsServer, *, allow_lossy: bool, replicas: int | None = None) -> None:
+        """``replicas``: copies of each stream; None: as many as it has, one where it is new."""
+        self._server, self._allow_lossy, self._replicas = server, allow_lossy, replicas
         self._decisions = Decisions(server)
         self.address = server.place.address
 
@@ -124,14 +128,11 @@ class JetStreamTarget:
         await self._check_sync()
         found = await self._server.stream()
         if found is None:
-            fresh = self._identity(course, next_epoch)
-            await self._server.api(f"STREAM.CREATE.{EVENTS_STREAM}", EVENTS | {"metadata": fresh})
-            found = await self._server.events_stream()
-        metadata = dict(found["config"].get("metadata") or {})
-        if self._is_free(found):
-            metadata |= self._identity(course, next_epoch)
-            await self._server.change(EVENTS_STREAM, found["config"] | EVENTS | {"metadata": metadata})
-            found = await self._server.events_stream()
+            await self._declare(None, EVENTS | {"metadata": self._identity(course, next_epoch)})
+        elif self._is_free(found):
+            metadata = (found["config"].get("metadata") or {}) | self._identity(course, next_epoch)
+            await self._declare(found["config"], EVENTS | {"metadata": metadata})
+        found = await self._server.events_stream()
         self._refuse_foreign(found, course, next_epoch)
         migration = found["config"]["metadata"][fence.MIGRATION]
         await self._declare_others()
@@ -146,13 +147,34 @@ class JetStreamTarget:
         """The queue of requests may be closed: another log has moved away from this server once."""
         for config in STREAMS:
             if config["name"] == EVENTS_STREAM:
+                await self._declare((await self._server.events_stream())["config"], {})
                 continue
             found = await self._server.stream(config["name"])
             if found is None:
-                await self._server.api(f"STREAM.CREATE.{config['name']}", config)
-            elif found["config"].get("max_msg_size") == fence.CLOSED["max_msg_size"]:
-                await self._server.change(config["name"], found["config"] | fence.open_again(found["config"]))
-        await self._decisions.declare()
+                await self._declare(None, config)
+                continue
+            closed = found["config"].get("max_msg_size") == fence.CLOSED["max_msg_size"]
+            await self._declare(found["config"], fence.open_again(found["config"]) if closed else {})
+        await self._decisions.declare(self._replicas or 1)
+
+    async def _declare(self, found: dict[str, Any] | None, settings: dict[str, Any]) -> None:
+        """Create a stream, or change what was found of it, with as many copies as are asked for."""
+        copies = {} if self._replicas is None else {"num_replicas": self._replicas}
+        wanted = (found or {}) | settings | copies
+        if wanted == found:
+            return
+        try:
+            if found is None:
+                await self._server.api(f"STREAM.CREATE.{wanted['name']}", wanted)
+            else:
+                await self._server.change(wanted["name"], wanted)
+        except CannotMove as error:
+            if self._replicas in (None, 1):
+                raise
+            raise CannotMove(
+                f"{error}. RIDGES_TARGET_STREAM_REPLICAS asks for {self._replicas} copies of each stream: name "
+                f"a cluster with at least {self._replicas} servers that are up, or ask for fewer; nothing was closed"
+            ) from error
 
     async def check_wanted(self, migration: str) -> None:
         if await self._decisions.found(migration) == "given up":
@@ -238,7 +260,7 @@ class JetStreamTarget:
                         f"the connection to {self.address} broke ({error}); run the same command: it goes on"
                     ) from error
                 continue
-            answer = await self._server.ask(subject, event.content, of_one)
+            answer = await self._server.ask(subject, event.content, of_one, WRITE_S)
             if answer.data or number == len(events):
                 stored = read_reply(answer)
         return stored
@@ -287,7 +309,8 @@ class JetStreamTarget:
                 f"the log is at {self.address} since epoch {fence.epoch_of(metadata)}, services may write there: run "
                 f"`{fence.COMMAND}` once more without --abort, it marks the old log as moved"
             )
-        await self._server.api(f"STREAM.DELETE.{EVENTS_STREAM}")
+        with suppress(NotFoundError):  # by the try before, whose answer was lost
+            await self._server.api(f"STREAM.DELETE.{EVENTS_STREAM}")
 
 
 def _fitting(events: Sequence[LogEvent], at: int) -> Sequence[LogEvent]:

@@ -1,6 +1,7 @@
 """A NATS server as its administrator, and the messages of its streams."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
+from nats.errors import NoRespondersError
 from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis.jetstream.bulk import RawEvent, raw_events
@@ -20,6 +22,9 @@ from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.contracts.subjects import EVENT_ID_HEADER, EVENTS_STREAM
 
 TIMEOUT_S = 30.0
+API_TRY_S = 3.0
+"""In a cluster nobody answers for a stream whose leader is gone, until there is another one."""
+RETRY_PAUSE_S = 0.2
 CONNECT_TRIES = 10
 _MARK = f"\r\n{EVENT_ID_HEADER}:".encode()
 
@@ -55,18 +60,31 @@ class NatsServer:
         self._denials = denials
 
     async def api(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The answer of the JetStream API. Raises NotFoundError, too."""
+        """The answer of the JetStream API, asked again while none comes. Raises NotFoundError, too."""
         payload = msgspec.json.encode(body) if body is not None else b""
         try:
-            return read_reply(await self.ask(f"$JS.API.{path}", payload))
+            return read_reply(await self.ask_again(f"$JS.API.{path}", payload))
         except NotFoundError:
             raise
         except APIError as error:
             raise CannotMove(f"the NATS server at {self.place.address} refuses {path}: {error.description}") from error
 
-    async def ask(self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None) -> Msg:
+    async def ask_again(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Msg:
+        """The answer to what may be asked more than once."""
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return await self.ask(subject, payload, headers, API_TRY_S)
+            except CannotMove as error:
+                if not isinstance(error.__cause__, TimeoutError | NoRespondersError) or time.monotonic() > deadline:
+                    raise
+                await asyncio.sleep(RETRY_PAUSE_S)
+
+    async def ask(
+        self, subject: str, payload: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = TIMEOUT_S
+    ) -> Msg:
         try:
-            return await self._denials.heeded(self.client.request(subject, payload, timeout=TIMEOUT_S, headers=headers))
+            return await self._denials.heeded(self.client.request(subject, payload, timeout=timeout_s, headers=headers))
         except EventRefused as error:
             raise CannotMove(str(error)) from error
         except (NatsError, TimeoutError, OSError) as error:

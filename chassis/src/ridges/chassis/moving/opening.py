@@ -43,12 +43,15 @@ async def opened_source(server: NatsServer, event_store_url: str | None) -> Asyn
 
 
 @asynccontextmanager
-async def opened_target(place: Place) -> AsyncIterator[tuple[Target, NatsServer | None]]:
-    """The new store, and the NATS server that it is, where it is one. Raises CannotMove, SettingsError."""
+async def opened_target(place: Place, replicas: int | None = None) -> AsyncIterator[tuple[Target, NatsServer | None]]:
+    """The new store, and the NATS server that it is, where it is one. Raises CannotMove, SettingsError.
+
+    ``replicas``: copies of each stream at a NATS server; None: as they are there, one where they are new.
+    """
     if not is_kurrentdb(place.url):
         mend = "set RIDGES_TARGET_NATS_USER and RIDGES_TARGET_NATS_PASSWORD to a user that may change streams"
         async with administered(place, mend) as server:
-            yield JetStreamTarget(server, allow_lossy=place.allow_lossy), server
+            yield JetStreamTarget(server, allow_lossy=place.allow_lossy, replicas=replicas), server
         return
     async with _opened_kurrentdb(place.url) as log:
         from ridges.chassis.moving.kurrent import KurrentTarget  # noqa: PLC0415

@@ -96,6 +96,8 @@ class MigrateSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Password of that user."""
     target_nats_monitor_url: str | None = None
     """Monitoring address of the new NATS server, where it proves that it syncs every write."""
+    target_stream_replicas: int | None = None
+    """Copies of each stream in the new cluster; default: as its streams have, 1 where they are new."""
     allow_lossy_log: bool = False
     """Accept a new server that may lose acknowledged events in a power cut."""
 

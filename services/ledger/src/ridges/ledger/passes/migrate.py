@@ -48,7 +48,7 @@ async def migrate(config: MigrateSettings, report: Report, *, abort: bool = Fals
     async with (
         administered(old, MEND) as server,
         opened_source(server, config.event_store_url) as source,
-        opened_target(new) as (target, new_server),
+        opened_target(new, config.target_stream_replicas) as (target, new_server),
     ):
         move = Migration(source, target, server, new_server, report)
         return await (move.abort() if abort else move.run())
