@@ -330,6 +330,19 @@ def test_metrics_count_calls_tokens_and_refusals(start, log, mock):
     assert 'ridges_gateway_provider_queue{provider="mock"} 0.0' in text
 
 
+def test_a_provider_that_charges_something_else_than_its_price_here_is_seen(start, log, mock):
+    gateway = start(mock_config(mock.url, "extra", "ok"))
+    run_id = log.new_run()
+    for model in ("extra", "extra", "ok"):
+        assert chat(gateway, run_id, model, n=2).status_code == 200
+    text = httpx.get(f"{gateway.url}/metrics").text
+    assert 'ridges_gateway_reported_nano_usd_total{provider="mock",told_by="provider"} 2e+08' in text
+    assert 'ridges_gateway_reported_nano_usd_total{provider="mock",told_by="gateway"} 140000.0' in text
+    gateway.terminate()
+    told = [json.loads(line) for line in gateway.log_path.read_text().splitlines() if "charges another cost" in line]
+    assert [(line["provider"], line["model"], line["reported_nano_usd"]) for line in told] == [("mock", "extra", 10**8)]
+
+
 def test_each_ended_call_is_one_line_in_the_log(start, log, mock):
     gateway = start(mock_config(mock.url, "ok", "status 500"))
     run_id = log.new_run()

@@ -8,7 +8,7 @@ from ridges.gateway import contract_dialect as dialect
 from ridges.gateway.calls import MalformedReply, upstream_body
 from ridges.gateway.contract_dialect import CalledTool, InferenceAnswer, ToolArgument
 from ridges.gateway.errors import BodyInvalid
-from ridges.gateway.openai_routes import chat_call
+from ridges.gateway.openai_routes import chat_call, check_completion
 
 RUN = "7b0f1a52-0000-4000-8000-000000000001"
 BODY = {"evaluation_run_id": RUN, "model": "m", "temperature": 0.5, "messages": [{"role": "user", "content": "x"}]}
@@ -98,10 +98,18 @@ def test_content_is_always_text(body, content):
     assert dialect.inference_answer(msgspec.json.encode(body)) == InferenceAnswer(content, [])
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": []}', b'{"choices": [{}]}', b"\xff"])
-def test_what_is_no_completion_is_malformed(body):
+NO_COMPLETIONS = [
+    *(b"", b"<html>", b"[]", b"{}", b"\xff"),
+    *(b'{"choices": []}', b'{"choices": [{}]}', b'{"choices": [{"message": null}]}'),
+    b'{"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502, "message": "sick"}}]}',
+]
+
+
+@pytest.mark.parametrize("body", NO_COMPLETIONS)
+@pytest.mark.parametrize("accept", [dialect.inference_answer, check_completion])
+def test_what_is_no_completion_is_malformed(accept, body):
     with pytest.raises(MalformedReply):
-        dialect.inference_answer(body)
+        accept(body)
 
 
 @pytest.mark.parametrize("body", [b"x", b"{}", b'{"data": []}', b'{"data": [{"embedding": ["a"]}]}'])

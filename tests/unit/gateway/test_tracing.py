@@ -42,6 +42,9 @@ async def test_a_call_is_a_span_with_one_for_each_attempt(exporter):
     assert call.attributes["gen_ai.operation.name"] == "chat"
     assert call.attributes["gen_ai.request.model"] == "m"
     assert (call.attributes["gen_ai.usage.input_tokens"], call.attributes["gen_ai.usage.output_tokens"]) == (10, 5)
+    assert call.attributes["gen_ai.usage.cache_read.input_tokens"] == 0
+    assert call.attributes["gen_ai.usage.reasoning.output_tokens"] == 0
+    assert call.attributes["gen_ai.provider.name"] == "good"
     assert call.attributes["ridges.run_id"] == run_id
     assert call.attributes["ridges.cost_usd"] == "0.00003"
     assert [span.attributes["gen_ai.provider.name"] for span in (first, second)] == ["bad", "good"]

@@ -17,6 +17,8 @@ REASONED = PLAIN | {"completion_tokens_details": {"reasoning_tokens": 15}}
 BESIDE = PLAIN | {"total_tokens": 135, "completion_tokens_details": {"reasoning_tokens": 15}}
 ALL = CACHED | REASONED
 OTHER_NAMES = {"input_tokens": 100, "output_tokens": 20}
+FLOATS = {"prompt_tokens": 100.0, "completion_tokens": 20.0}
+ONLY_THE_TOTAL = {"prompt_tokens": 100, "total_tokens": 120}
 
 USAGES = [
     ("plain", PLAIN, TokenUsage(input=100, output=20)),
@@ -25,8 +27,17 @@ USAGES = [
     ("reasoning beside", BESIDE, TokenUsage(input=100, output=20, reasoning=15)),
     ("cached and reasoning", ALL, TokenUsage(input=40, cached_input=60, output=5, reasoning=15)),
     ("other names", OTHER_NAMES, TokenUsage(input=100, output=20)),
+    ("floats", FLOATS, TokenUsage(input=100, output=20)),
+    ("prompt and total", ONLY_THE_TOTAL, TokenUsage(input=100, output=20)),
 ]
 WORDS = [chunk(word) for word in ("The answer is forty-two, ", "and here is why: ", "because it was asked for.")]
+END = {"index": 0, "delta": {}, "finish_reason": "stop"}
+
+
+def inside(body):
+    return b"data: " + msgspec.json.encode(body) + b"\n\n"
+
+
 STREAMS = {
     "empty choices": lambda usage: [*WORDS, chunk(finish="stop"), chunk(usage=usage, choices=False), DONE],
     "with choices": lambda usage: [*WORDS, chunk(finish="stop", usage=usage), DONE],
@@ -50,6 +61,8 @@ STREAMS = {
         chunk(usage={"prompt_tokens": 0, "completion_tokens": 0}, choices=False),
         DONE,
     ],
+    "in a choice": lambda usage: [*WORDS, inside({"choices": [END | {"usage": usage}]}), DONE],
+    "in x_groq": lambda usage: [*WORDS, inside({"choices": [END], "x_groq": {"usage": usage}}), DONE],
     "without done": lambda usage: [*WORDS, chunk(finish="stop"), chunk(usage=usage, choices=False)],
     "carriage returns": lambda usage: [
         b"".join([*WORDS, chunk(finish="stop"), chunk(usage=usage, choices=False), DONE]).replace(b"\n", b"\r\n")

@@ -1,14 +1,11 @@
 """What a provider's answer says: usage, error texts, and the failure that the caller is told of it. Pure."""
 
 import msgspec
-from msgspec import Raw
 
-from ridges.contracts.usage import TokenUsage
 from ridges.gateway.calls import UNREADABLE
 from ridges.gateway.errors import ProviderFailed
 from ridges.gateway.ports import ProviderReply
 from ridges.gateway.roster import Offer
-from ridges.gateway.usage_parsing import parse_usage
 
 FAILOVER = frozenset({401, 402, 403, 404, 408, 425, 429})
 """Answers (besides 5xx) that speak of this provider, not of the request: another one may do better."""
@@ -32,23 +29,12 @@ class AskAnother(Exception):
         self.failure = failure
 
 
-class _Envelope(msgspec.Struct):
-    usage: Raw = Raw(b"null")
-
-
 class _ErrorObject(msgspec.Struct):
     message: str
 
 
 class _ErrorBody(msgspec.Struct):
     error: _ErrorObject
-
-
-def usage_of(body: bytes) -> TokenUsage | None:
-    try:
-        return parse_usage(msgspec.json.decode(body, type=_Envelope).usage)
-    except UNREADABLE:
-        return None
 
 
 def error_text(body: bytes) -> str | None:

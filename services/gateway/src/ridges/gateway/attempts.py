@@ -19,7 +19,6 @@ from ridges.gateway.answers import (
     failure_of,
     refusal_of,
     text_of,
-    usage_of,
 )
 from ridges.gateway.calls import MalformedReply, upstream_body
 from ridges.gateway.errors import ProviderFailed
@@ -34,7 +33,7 @@ from ridges.gateway.ports import (
 from ridges.gateway.records import CallRecord
 from ridges.gateway.roster import NoneUsable, Roster, Turn
 from ridges.gateway.sse import BrokenStream, SseRelay, generated_text, reply_text
-from ridges.gateway.usage_parsing import has_output
+from ridges.gateway.usage_parsing import has_output, usage_in
 
 Reply = TypeVar("Reply")
 Answer = TypeVar("Answer")
@@ -214,7 +213,7 @@ class Attempts:
             raise _gone(ask, error) from error
         if reply.status != 200:
             raise _refused(ask, reply)
-        usage = usage_of(reply.body)
+        usage = usage_in(reply.body)
         try:
             accepted = accept(reply.body)
         except MalformedReply as error:

@@ -14,7 +14,7 @@ FAILURES_TO_OPEN = 5
 FIRST_REST_S = 5.0
 LONGEST_REST_S = 60.0
 DEFAULT_COOLDOWN_S = 1.0
-LONGEST_COOLDOWN_S = 120.0
+LONGEST_COOLDOWN_S = 3600.0
 
 
 class Health(msgspec.Struct, frozen=True, kw_only=True):

@@ -167,6 +167,7 @@ class _Said(msgspec.Struct):
 
 class _Choice(msgspec.Struct):
     message: _Said
+    error: Any = None
 
 
 class _Completion(msgspec.Struct):
@@ -194,6 +195,8 @@ def inference_answer(body: bytes) -> InferenceAnswer:
         raise MalformedReply(f"no chat completion: {error}") from error
     if not choices:
         raise MalformedReply("no chat completion: it has no choices")
+    if isinstance(choices[0].error, dict):  # OpenRouter: the model's own provider broke off
+        raise MalformedReply(f"an error instead of an answer: {str(choices[0].error)[:500]}")
     said = choices[0].message
     content = "".join(part.text for part in said.content) if isinstance(said.content, list) else said.content
     return InferenceAnswer(

@@ -35,6 +35,12 @@ class Meters:
         self._refusals = Counter("ridges_gateway_refusals", "Refused calls", ("reason",), registry=registry)
         self._tokens = Counter("ridges_gateway_tokens", "Tokens used", ("model", "token_kind"), registry=registry)
         self._cost = Counter("ridges_gateway_cost_nano_usd", "Cost in nano-USD", ("model",), registry=registry)
+        self._reported = Counter(
+            "ridges_gateway_reported_nano_usd",
+            "Cost of answers whose provider tells what it charges, by its own word and by ours",
+            ("provider", "told_by"),
+            registry=registry,
+        )
         self._reloads = Counter("ridges_gateway_reloads", "Reloads of ridges.toml", ("outcome",), registry=registry)
         self._duration = Histogram(
             "gen_ai_client_operation_duration_seconds",
@@ -99,6 +105,9 @@ class Meters:
             self._counter(self._attempts, attempt.provider, attempt.outcome).inc()
             duration = self._histogram(self._duration, operation, attempt.provider, event.model, failure)
             duration.observe(attempt.latency_ms / 1000)
+            if tried.reported_nano_usd is not None:
+                self._counter(self._reported, attempt.provider, "provider").inc(tried.reported_nano_usd)
+                self._counter(self._reported, attempt.provider, "gateway").inc(attempt.cost_nano_usd)
             if attempt.usage.total:
                 self._observe_tokens(operation, attempt, event.model)
             if attempt.first_token_ms is not None:

@@ -25,8 +25,13 @@ class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
 
 
+class _Choice(msgspec.Struct):
+    message: Raw = Raw(b"null")
+    error: Raw = Raw(b"null")
+
+
 class _Completion(msgspec.Struct):
-    choices: list[Raw]
+    choices: list[_Choice]
 
 
 class _Embeddings(msgspec.Struct):
@@ -124,6 +129,11 @@ def check_completion(body: bytes) -> None:
         raise MalformedReply(f"no chat completion: {error}") from error
     if not choices:
         raise MalformedReply("no chat completion: it has no choices")
+    for choice in choices:
+        if bytes(memoryview(choice.error)[:1]) == b"{":  # OpenRouter: the model's own provider broke off
+            raise MalformedReply(f"an error instead of an answer: {bytes(choice.error)[:500].decode(errors='replace')}")
+        if bytes(memoryview(choice.message)[:1]) != b"{":
+            raise MalformedReply("no chat completion: a choice has no message")
 
 
 def check_embeddings(body: bytes) -> None:

@@ -40,6 +40,7 @@ from ridges.gateway.roster import Offer, Roster
 from ridges.gateway.run_states import RunStates, RunView
 from ridges.gateway.settling import Settler
 from ridges.gateway.sse import DONE, error_event
+from ridges.gateway.usage_parsing import reported_cost_nano_usd
 
 log = structlog.get_logger(__name__)
 
@@ -287,6 +288,7 @@ class Pipeline:
         media_type: str,
     ) -> None:
         """The answer is here, so the call is made, also when the caller leaves now."""
+        record.reported_nano_usd = reported_cost_nano_usd(answer)
         try:
             request, kept = await contents.request(), await contents.reply(answer, media_type)
         except asyncio.CancelledError:

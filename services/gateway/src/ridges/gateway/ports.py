@@ -22,6 +22,8 @@ class Tried(NamedTuple):
     attempt: InferenceAttempt
     traceparent: str | None
     """W3C trace context that the provider was sent."""
+    reported_nano_usd: int | None = None
+    """What the provider itself says that it charges, where it says so."""
 
 
 Timeline = list[Tried]

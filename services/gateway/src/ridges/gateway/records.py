@@ -39,6 +39,8 @@ class CallRecord:
         self.run_id, self.call_id, self.call, self.offers = run_id, call_id, call, offers
         self.received: list[bytes] = []
         """Events of the stream that is relayed."""
+        self.reported_nano_usd: int | None = None
+        """What the provider that answered says it charges, where it says so."""
         self.answered = False
         """An attempt has won; what is still open is not waited for."""
         self.began_at = clock.monotonic()
@@ -53,10 +55,13 @@ class CallRecord:
     @property
     def timeline(self) -> Timeline:
         return [
-            Tried(attempt.began_at, attempt.ended, attempt.traceparent)
+            Tried(attempt.began_at, attempt.ended, attempt.traceparent, self._reported_by(attempt.ended))
             for attempt in self._tries
             if attempt.ended is not None
         ]
+
+    def _reported_by(self, attempt: ev.InferenceAttempt) -> int | None:
+        return self.reported_nano_usd if attempt.outcome == "ok" else None
 
     @property
     def usage(self) -> TokenUsage:

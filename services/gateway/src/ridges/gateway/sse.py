@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from ridges.contracts.usage import TokenUsage
 from ridges.gateway.calls import UNREADABLE, Fields, encoded
-from ridges.gateway.usage_parsing import parse_usage
+from ridges.gateway.usage_parsing import nested_usage, parse_usage
 
 DONE = b"data: [DONE]\n\n"
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -107,9 +107,11 @@ class SseRelay:
         except UNREADABLE as error:
             raise BrokenStream(f"an event of the stream is no chat chunk: {error}") from error
         usage = parse_usage(chunk.usage)
+        if usage is None and not _NULL_USAGE.search(payload):
+            usage = nested_usage(payload)
         if usage is not None and (self.usage is None or usage.total >= self.usage.total):
             self.usage = usage  # some report it again and again as it grows, some end with an empty one
-        if self._keep_usage or usage is None:
+        if self._keep_usage or usage is None or bytes(chunk.usage) == b"null":
             return event + b"\n\n"
         if not chunk.choices:
             return b""

@@ -92,7 +92,9 @@ class Tracing:
         if isinstance(event, ev.InferenceFailed):
             call.set_attribute("error.type", str(event.status))
             call.set_status(Status(StatusCode.ERROR, event.detail))
-        for tried_at, attempt, traceparent in timeline:
+        if timeline:
+            call.set_attribute("gen_ai.provider.name", timeline[-1].attempt.provider)
+        for tried_at, attempt, traceparent, _ in timeline:
             self._ids.next_span(traceparent)
             child = self._tracer.start_span(
                 f"{operation} {attempt.served_model}",
@@ -119,4 +121,6 @@ def _attributes(operation: str, model: str, usage: TokenUsage) -> dict[str, Any]
         "gen_ai.request.model": model,
         "gen_ai.usage.input_tokens": usage.input + usage.cached_input,
         "gen_ai.usage.output_tokens": usage.output + usage.reasoning,
+        "gen_ai.usage.cache_read.input_tokens": usage.cached_input,
+        "gen_ai.usage.reasoning.output_tokens": usage.reasoning,
     }
