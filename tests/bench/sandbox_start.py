@@ -94,6 +94,7 @@ async def docker() -> None:
     sandbox = DockerSandbox(owner="bench", default_image=AGENT_IMAGE)
     run = ("docker", "run", "--rm", "--pull", "never")
     try:
+        await sandbox.check()  # as a manager does: it prepares, too
         found = await measured(
             {
                 "sandbox": ours(sandbox),

@@ -338,7 +338,10 @@ async def test_nginx_runs_without_privileges_and_ends_with_its_run(proxies):
 MANAGER = """
 import asyncio, sys
 from pathlib import Path
+from ridges.sandbox_manager import parting
 from ridges.sandbox_manager.proxy import NginxProxies
+if sys.argv[3] == "no setpriv":
+    parting._setpriv = lambda: None
 async def main():
     runtime_dir, nginx = map(Path, sys.argv[1:3])
     proxies = NginxProxies(runtime_dir=runtime_dir, nginx=nginx, gateway_url="http://127.0.0.1:9", token_key=b"k" * 32)
@@ -352,9 +355,11 @@ asyncio.run(main())
 """
 
 
-async def test_nginx_dies_with_a_manager_that_is_killed(proxies):
+@pytest.mark.parametrize("tools", ["setpriv", "no setpriv"])
+async def test_nginx_dies_with_a_manager_that_is_killed(proxies, tools):
     manager = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", MANAGER, str(proxies.runtime_dir), str(proxies.nginx), stdout=asyncio.subprocess.PIPE
+        *(sys.executable, "-c", MANAGER, str(proxies.runtime_dir), str(proxies.nginx), tools),
+        stdout=asyncio.subprocess.PIPE,
     )
     assert manager.stdout is not None
     nginx = int(await manager.stdout.readline())

@@ -24,13 +24,14 @@ from ridges.sandbox_manager.mount_tree import (
     PROXY_MOUNT,
     TEMPORARY,
     mount_arguments,
+    outermost,
     sealing_arguments,
 )
 from ridges.sandbox_manager.owner import Mark
 from ridges.sandbox_manager.ports import PROXY_SOCKET, SandboxExit, SandboxSpec
 from ridges.sandbox_manager.seccomp import filter_program
 from ridges.sandbox_manager.self_test import passes_self_test
-from ridges.sandbox_manager.staging import Stage
+from ridges.sandbox_manager.staging import CommonStage, Stage, root_may_not
 from ridges.sandbox_manager.wire import Launch, Measured, ReplyReader, exit_without_result, launch
 
 PROXY_PORT = 8571
@@ -77,6 +78,7 @@ class BubblewrapSandbox:
         self._python, self._read_only, self._bwrap = python, tuple(read_only), bwrap
         self._use_groups, self._host_dir = control_groups, host_dir
         self._found: tuple[Path, Interpreter, ControlGroups | None] | None = None
+        self._stage: CommonStage | None = None
         self._at_work: set[str] = set()
 
     async def check(self) -> None:
@@ -137,6 +139,13 @@ class BubblewrapSandbox:
             self._found = _find_bwrap(self._bwrap), find_interpreter(self._python), groups
         return self._found
 
+    def _common_stage(self) -> CommonStage:
+        if self._stage is None:
+            bwrap, interpreter, _ = self._parts()
+            shown = outermost((*interpreter.prefixes, *self._read_only))
+            self._stage = CommonStage(self._host_dir / "stage", (bwrap.parents[2], *shown))
+        return self._stage
+
     @asynccontextmanager
     async def _group(self, spec: SandboxSpec) -> AsyncIterator[ControlGroup | None]:
         _, _, groups = self._parts()
@@ -164,7 +173,7 @@ class BubblewrapSandbox:
         bwrap, interpreter, _ = self._parts()
         wheel = bwrap.parents[2]  # its libraries lie beside its package
         with host_uid(self._host_dir / "uids") as uid:
-            stage = Stage(self._host_dir / "stage", uid)
+            stage = Stage(self._common_stage(), uid)
             program = stage.reachable(wheel) / bwrap.relative_to(wheel)
             mounts = mount_arguments(stage, interpreter, self._read_only, spec.limits, spec.proxy_dir)
             with _Descriptors() as fds:
@@ -175,12 +184,12 @@ class BubblewrapSandbox:
                 options = [*_ISOLATION, *mounts, *sealing_arguments(), "--chdir", "/sandbox"]
                 options += ["--seccomp", seccomp, "--info-fd", told]
                 args = fds.with_content("\0".join(options).encode())
+                entry = stage.entry()
                 async with supervised(
-                    ["bwrap", "--args", args, "--", *starting.command],
-                    executable=program,
+                    [*entry.command, str(program), "--args", args, "--", *starting.command],
                     env={},
                     pass_fds=fds.handed_over(),
-                    in_child=stage.prepare(),
+                    in_child=entry.in_child,
                 ) as supervisor:
                     yield supervisor, await _first_process(info, supervisor)
 
@@ -243,7 +252,10 @@ async def _first_process(info: int, supervisor: LocalSupervisor) -> int:
             await complete
         return int(json.loads(told)["child-pid"])
     except (TimeoutError, ValueError) as error:
-        raise SandboxUnavailable(await supervisor.last_words() or "bwrap says nothing", _REMEDY) from error
+        words = await supervisor.last_words()
+        if words.startswith("nsenter:"):
+            raise root_may_not() from error
+        raise SandboxUnavailable(words or "bwrap says nothing", _REMEDY) from error
     finally:
         loop.remove_reader(info)
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import io
 import struct
+import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from ridges.contracts.events import ExitFacts
+from ridges.contracts.events import ExitFacts, SandboxFile
 from ridges.sandbox_manager.cgroups import COLLECTING_BYTES, ControlGroup, group_of_container
 from ridges.sandbox_manager.docker_config import (
     HOSTS,
@@ -26,7 +28,8 @@ from ridges.sandbox_manager.docker_config import (
 )
 from ridges.sandbox_manager.engine_api import EngineApi, refused, to_its_end
 from ridges.sandbox_manager.errors import ImageMissing, SandboxFailed, SandboxUnavailable
-from ridges.sandbox_manager.ports import OutputFile, SandboxExit, SandboxSpec
+from ridges.sandbox_manager.inside import COMPILE_IN_SANDBOX, COMPILED, supervisor_program
+from ridges.sandbox_manager.ports import WORKSPACE, OutputFile, SandboxExit, SandboxSpec
 from ridges.sandbox_manager.seccomp import filter_program
 from ridges.sandbox_manager.self_test import passes_self_test
 from ridges.sandbox_manager.wire import CANCEL, Launch, Measured, ReplyReader, launch
@@ -38,6 +41,7 @@ OVERHEAD_S = 120.0
 _EXIT_S = 10.0
 _PIECE = 1 << 16
 _MAX_STDERR = 4096
+_MAX_PROGRAM = 1 << 20
 _HEADER = struct.Struct(">BxxxI")
 _STDOUT = 1
 _NOT_FOUND, _CONFLICT = 404, 409
@@ -77,6 +81,8 @@ class DockerSandbox:
         self._at_work: set[str] = set()
         self._tested = ""
         """Id of the image that passed the self-test."""
+        self._compiled: tuple[str, bytes | None] = ("", None)
+        """Id of an image, and the supervisor as that image's own interpreter compiled it."""
 
     async def close(self) -> None:
         """Ends the connections to the engine."""
@@ -91,8 +97,14 @@ class DockerSandbox:
             raise SandboxUnavailable(f"the sandbox image {error.image} is not on this machine", error.remedy) from error
         if self._tested == image.image_id:
             return
-        await passes_self_test(self, _REMEDY)
-        self._tested = image.image_id
+        left = await passes_self_test(
+            self,
+            _REMEDY,
+            errand=COMPILE_IN_SANDBOX,
+            files=(_tar("supervisor", supervisor_program()),),
+            outputs=(SandboxFile(path=f"{WORKSPACE}/{COMPILED}", max_bytes=_MAX_PROGRAM),),
+        )
+        self._tested, self._compiled = image.image_id, (image.image_id, left.outputs[0].content)
 
     async def admit(self, spec: SandboxSpec) -> None:
         """See the port. The default image was there at the self-test."""
@@ -105,6 +117,7 @@ class DockerSandbox:
             spec,
             env=command_env(spec, image),
             rlimits=command_rlimits(spec.limits),
+            program=self._compiled[1] if self._compiled[0] == image.image_id else None,
             proxy_socket=PROXY_SOCKET_PATH if spec.proxy_dir else None,
             seccomp=filter_program(counted_memory=True),
         )
@@ -282,6 +295,15 @@ def _nothing_left(spec: SandboxSpec) -> SandboxExit:
         outputs=tuple(OutputFile(path=file.path, problem="missing") for file in spec.outputs),
         difference_problem="the whole sandbox ran out of memory" if spec.repo else None,
     )
+
+
+def _tar(name: str, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(content)
+        tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()
 
 
 def _how_to_get(image: str) -> str:

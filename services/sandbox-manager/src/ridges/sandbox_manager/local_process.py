@@ -7,12 +7,12 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import msgspec
 
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.ports import SandboxSpec
+from ridges.sandbox_manager.staging import root_may_not
 from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, ReplyReader
 
 _PIECE = 1 << 18
@@ -140,7 +140,6 @@ class LocalSupervisor:
 async def supervised(
     argv: Sequence[str],
     *,
-    executable: Path | None = None,
     env: dict[str, str],
     pass_fds: Sequence[int] = (),
     in_child: Callable[[], None] | None = None,
@@ -156,7 +155,6 @@ async def supervised(
     try:
         process = subprocess.Popen(  # noqa: ASYNC220  # asyncio's own cannot drop privileges on every loop
             argv,
-            executable=executable,
             env=env,
             cwd="/",
             pass_fds=pass_fds,
@@ -168,14 +166,9 @@ async def supervised(
             bufsize=0,
         )
     except OSError as error:
-        raise SandboxUnavailable(
-            f"{executable or argv[0]} cannot be started ({error})", "run `ridges doctor`"
-        ) from error
+        raise SandboxUnavailable(f"{argv[0]} cannot be started ({error})", "run `ridges doctor`") from error
     except subprocess.SubprocessError as error:
-        raise SandboxUnavailable(
-            "root may not mount or change the uid here",
-            "run the sandbox-manager as an ordinary user, or give it CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID",
-        ) from error
+        raise root_may_not() from error
     finally:
         for fd in pass_fds:
             os.close(fd)

@@ -47,7 +47,7 @@ def mount_arguments(
     for mount, size in zip(TEMPORARY, temporary_sizes(limits), strict=True):
         arguments += ["--perms", _MODES.get(mount, "0755"), "--size", str(size), "--tmpfs", mount]
     arguments += ["--dir", "/var", "--symlink", "/tmp", "/var/tmp", "--dir", "/root", "--dir", "/run"]  # noqa: S108
-    for path in _outermost((*interpreter.prefixes, *read_only)):
+    for path in outermost((*interpreter.prefixes, *read_only)):
         arguments += ["--ro-bind", str(stage.reachable(path)), str(path)]
     for target, link in interpreter.links:
         arguments += ["--symlink", target, link]
@@ -68,7 +68,7 @@ def temporary_sizes(limits: SandboxLimits) -> tuple[int, ...]:
     return workspace, budget // 5, budget // 10, budget // 20
 
 
-def _outermost(paths: tuple[Path, ...]) -> list[Path]:
+def outermost(paths: tuple[Path, ...]) -> list[Path]:
     """Without duplicates and without what lies below another one of them; parents come first."""
     chosen: list[Path] = []
     for path in sorted(set(paths), key=lambda path: len(path.parts)):

@@ -7,7 +7,6 @@ import os
 import pwd
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from pathlib import Path
@@ -16,25 +15,13 @@ import msgspec
 
 from ridges.contracts.run_token import sign_run_token
 from ridges.sandbox_manager.errors import ProxyFailed, SettingRefused
+from ridges.sandbox_manager.parting import bound_to_this_process
 from ridges.sandbox_manager.ports import PROXY_SOCKET
 from ridges.sandbox_manager.proxy_config import nginx_config, upstream
 
 MAX_SOCKET_PATH = 100
 """Source: unix(7), sun_path holds 108 bytes with its NUL; a few stay in reserve."""
 _START_TIMEOUT_S = 10.0
-_LAUNCH = """
-import ctypes, os, resource, sys
-parent, uid, gid, files = map(int, sys.argv[1:5])
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (min(files, hard), hard))
-if uid:
-    os.setgroups([]); os.setgid(gid); os.setuid(uid)
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == parent:
-    os.execv(sys.argv[5], sys.argv[5:])
-"""
-"""Drops root, asks the kernel to kill it with its parent (PR_SET_PDEATHSIG, SIGKILL), becomes nginx."""
 
 
 class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,11 +90,10 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
         conf_file.write_text(config)
         if uid:
             os.chown(conf_file, uid, gid)
-        launch = [sys.executable, "-I", "-S", "-c", _LAUNCH, *map(str, (os.getpid(), uid, gid, files))]
         nginx = [str(self.nginx), "-p", str(conf_dir), "-c", str(conf_file), "-e", "stderr"]
         with (conf_dir / "stderr").open("wb") as stderr:
             return subprocess.Popen(
-                [*launch, *nginx],
+                bound_to_this_process(nginx, uid, gid, files),
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,

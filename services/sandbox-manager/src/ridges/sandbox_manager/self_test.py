@@ -4,9 +4,10 @@ import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta
 
+from ridges.contracts.events import SandboxFile
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
-from ridges.sandbox_manager.ports import Sandbox, SandboxSpec
+from ridges.sandbox_manager.ports import Sandbox, SandboxExit, SandboxSpec
 
 _TIMEOUT_S = 20
 
@@ -35,8 +36,22 @@ raise SystemExit(bool(broken))
 """
 
 
-async def passes_self_test(sandbox: Sandbox, remedy: str) -> None:
-    """Run one small sandbox.
+async def passes_self_test(
+    sandbox: Sandbox,
+    remedy: str,
+    *,
+    errand: str = "",
+    files: tuple[bytes, ...] = (),
+    outputs: tuple[SandboxFile, ...] = (),
+) -> SandboxExit:
+    """What one small sandbox left.
+
+    Args:
+        sandbox: the technology.
+        remedy: what to do when it is not tight.
+        errand: Python that it does besides, before it looks at itself.
+        files: for the errand, as in ``SandboxSpec``.
+        outputs: of the errand, likewise.
 
     Raises:
         SandboxUnavailable: it does not start, or one of the claims does not hold.
@@ -45,8 +60,9 @@ async def passes_self_test(sandbox: Sandbox, remedy: str) -> None:
         sandbox_id=f"check-{uuid.uuid4()}",
         run_id="self-test",
         kind="evaluation",
-        files=(),
-        command=("python3", "-I", "-S", "-c", CLAIMS + _VERDICT),
+        files=files,
+        command=("python3", "-I", "-S", "-c", errand + CLAIMS + _VERDICT),
+        outputs=outputs,
         env={},
         limits=SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB),
         timeout_s=_TIMEOUT_S,
@@ -61,3 +77,4 @@ async def passes_self_test(sandbox: Sandbox, remedy: str) -> None:
         raise SandboxUnavailable(
             f"{sandbox.name} sandboxes are not as tight as they must be: not true that {said}", remedy
         )
+    return ended

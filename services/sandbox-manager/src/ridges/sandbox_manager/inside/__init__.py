@@ -29,9 +29,17 @@ _BOOT = (
 _COMPILE = (
     "import marshal,sys\n"
     "program=marshal.loads(sys.stdin.buffer.read())\n"
-    "code={name:compile(text,name,'exec') for name,text in program.items()}\n"
+    "code={name:compile(text,name,'exec',optimize=2) for name,text in program.items()}\n"
     "sys.stdout.buffer.write(marshal.dumps(code))\n"
 )
+COMPILED = "supervisor.compiled"
+COMPILE_IN_SANDBOX = """
+import marshal
+program = marshal.loads(open("supervisor", "rb").read())
+code = {name: compile(text, name, "exec", optimize=2) for name, text in program.items()}
+open("supervisor.compiled", "wb").write(marshal.dumps(code))
+"""
+"""Python that makes of ``supervisor`` (``supervisor_program``) what its interpreter loads 8 ms faster: ``COMPILED``."""
 _MARSHAL_VERSION = 2
 """Every Python 3 reads it (texts only)."""
 
