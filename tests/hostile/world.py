@@ -90,6 +90,10 @@ class Bait:
             each.close()
 
 
+SNAPSHOTS = {"on_difference": lambda _: None, "difference_every_s": 0.3}
+"""Their repository is looked at all the while, whatever they do."""
+
+
 class World:
     """One for all programs of an adapter."""
 
@@ -126,6 +130,7 @@ class World:
             repo=True,
             timeout_s=case.timeout_s,
             outputs=case.outputs | {OUTPUT_PATH: 1 << 20},
+            **SNAPSHOTS,
             env=env | ({"SANDBOX_PROXY_URL": PROXY_URL} if case.proxied else {}),
         )
 
@@ -151,7 +156,8 @@ class World:
             requested, inputs, runner=agent_runner_source(), sandbox_id=str(uuid4()), now=datetime.now(UTC)
         )
         more = tuple(SandboxFile(path=path, max_bytes=size) for path, size in case.outputs.items())
-        return msgspec.structs.replace(spec, env=spec.env | {MARK: spec.sandbox_id}, outputs=spec.outputs + more)
+        env = spec.env | {MARK: spec.sandbox_id}
+        return msgspec.structs.replace(spec, env=env, outputs=spec.outputs + more, **SNAPSHOTS)
 
 
 class Gateway:
