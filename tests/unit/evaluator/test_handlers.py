@@ -56,6 +56,8 @@ async def test_the_bundle_holds_pristine_repo_patch_tests_and_grader(world):
         "grading/plan.json",
         "grading/rounds",
         "grading/grade.py",
+        "grading/pytest_processes.py",
+        "grading/repository.py",
         "grading/run_tests.py",
         "grading/tests/tests.py",
     }

@@ -18,6 +18,7 @@ COMMAND = ("python3", "-I", "grading/grade.py")
 REPORT = SandboxFile(path="/sandbox/grading/report.json", max_bytes=48 * 1024 * 1024)
 STARTUP_S = 30
 """What grader, patch and interpreter starts may take beside the tests."""
+_PROGRAMS = ("grade.py", "pytest_processes.py", "repository.py", "run_tests.py")
 _PLAN = "grading/plan.json"
 
 
@@ -83,7 +84,7 @@ def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> byte
     tree["patch.diff"] = SourceFile(patch.content if patch else b"")
     tree[_PLAN] = SourceFile(msgspec.json.encode(plan))
     tree["grading/rounds"] = SourceFile(str(len(plan.rounds)).encode())  # the grader wants it before the plan
-    for name in ("grade.py", "run_tests.py"):
+    for name in _PROGRAMS:
         tree[f"grading/{name}"] = SourceFile((inside / name).read_bytes())
     return pack(tree)
 
