@@ -63,14 +63,14 @@ def test_two_hundred_parallel_calls_through_two_replicas_stay_within_each_limit(
 
 def test_the_budget_can_be_used_to_its_end_and_then_says_so(start, log, mock):
     gateway = start(mock_config(mock.url, "ok"))
-    limit = 600_000
+    limit = 1_200_000
     run_id = log.new_run(max_cost_nano_usd=limit)
     replies = []
-    while len(replies) < 20 and (not replies or replies[-1].status_code == 200):
+    while len(replies) < 40 and (not replies or replies[-1].status_code == 200):
         replies.append(ask(gateway, run_id))
     assert mock.bodies[-1]["max_tokens"] < 1_000, "cut down to what was left"
     assert replies[-1].status_code == 429
-    assert "has reached or exceeded the evaluation run cost limit of 0.0006 USD" in replies[-1].json()["detail"]
+    assert "has reached or exceeded the evaluation run cost limit of 0.0012 USD" in replies[-1].json()["detail"]
     assert replies[-1].headers["x-should-retry"] == "false"
     used = sum(event.cost_nano_usd for event in log.events(run_id, ev.InferenceMade))
     assert limit * 0.5 < used <= limit

@@ -63,6 +63,9 @@ async def test_usage_is_always_asked_for_and_given_only_to_who_asked():
         [],
         [b'data: {"error": {"message": "overloaded"}}\n\n'],
         [b"<html>\n\n", b"data: nonsense\n\n"],
+        [DONE],
+        [b'{"error": {"message": "overloaded"}}'],
+        [completion().body],
         ProviderReply(status=500, body=b"boom"),
         ProviderReply(status=429, body=b"later"),
     ],
@@ -87,6 +90,16 @@ async def test_a_stream_that_breaks_before_its_first_event_is_charged_for_its_pr
         (failed,) = await world.events(run_id, ev.InferenceFailed)
     assert (failed.attempts[0].outcome, failed.attempts[0].usage_source) == ("cut", "estimated")
     assert failed.cost_nano_usd > 0
+
+
+@pytest.mark.parametrize(("answer", "cost"), [(completion().body, 30_000), (b'{"error": {"message": "no"}}', 0)])
+async def test_json_where_a_stream_was_asked_for_is_charged_as_it_says(answer, cost):
+    async with World((provider(), ScriptedProvider(lambda _: [answer]))).running() as world:
+        run_id = await world.run()
+        with pytest.raises(errors.ProviderFailed, match="no stream but JSON: "):
+            await collect(world, run_id)
+        (failed,) = await world.events(run_id, ev.InferenceFailed)
+    assert (failed.attempts[0].outcome, failed.cost_nano_usd) == ("malformed", cost)
 
 
 async def test_when_no_stream_begins_the_failure_is_raised():

@@ -10,8 +10,10 @@ from ridges.gateway.errors import BodyInvalid
 from ridges.gateway.token_estimate import PER_MESSAGE, count_tokens
 from ridges.gateway.unpriced import IN_CONTENT, UNPRICED_PARTS
 
-TEMPLATE_TOKENS = 16
-"""What chat templates add beyond what the JSON around the messages takes."""
+TEMPLATE_TOKENS = 128
+"""What chat templates add beyond what the JSON around the messages takes: a date, a role, how to answer (gpt-oss)."""
+TOOLS_TOKENS = 600
+"""What a model is told of how to call tools, once there are any. Source: Anthropic, up to 530 tokens."""
 MEASURED_BY_BYTES = frozenset({"text", "refusal"})
 """Parts of a message that hold all of what the model reads: no tokenizer makes more tokens than there are bytes."""
 USUAL_SHARE = 3
@@ -72,7 +74,8 @@ def most_prompt_tokens(call: ModelCall, image_tokens: int) -> int | None:
     if media.others:
         return None
     fields = sum(len(name) + memoryview(value).nbytes for name, value in call.fields.items())
-    return fields + TEMPLATE_TOKENS + media.images * image_tokens - media.image_bytes
+    added = TEMPLATE_TOKENS + (TOOLS_TOKENS if "tools" in call.fields or "functions" in call.fields else 0)
+    return fields + added + media.images * image_tokens - media.image_bytes
 
 
 def estimated_prompt_tokens(call: ModelCall, image_tokens: int) -> int:

@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from ridges.contracts.usage import TokenUsage
 from ridges.gateway.calls import UNREADABLE, Fields, encoded
-from ridges.gateway.usage_parsing import nested_usage, parse_usage
+from ridges.gateway.usage_parsing import nested_usage, parse_usage, usage_in
 
 DONE = b"data: [DONE]\n\n"
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')
@@ -63,8 +63,16 @@ class SseRelay:
         return b"".join([self._relayed(event) for event in events])
 
     def end(self) -> bytes:
-        """What is left when the connection ended without a last blank line."""
+        """What is left when the connection ended without a last blank line.
+
+        Raises:
+            BrokenStream: as ``feed``, and where a whole answer or an error came as JSON (``usage`` has what it tells).
+
+        """
         rest, self._buffer = self._buffer.strip(), b""
+        if rest.startswith(b"{") and not self.received:
+            self.usage = usage_in(rest)
+            raise BrokenStream(f"no stream but JSON: {rest[:500].decode(errors='replace')}")
         return self._relayed(rest) if rest else b""
 
     def _relayed(self, event: bytes) -> bytes:
@@ -72,7 +80,8 @@ class SseRelay:
         if payload is None:
             return event + b"\n\n" if self.received and event else b""
         if payload == b"[DONE]":
-            self._done = self.finished = True
+            self._done = True
+            self.finished = self.finished or bool(self.received)
             return b""
         first = not self.received
         if first or not (payload.startswith(b"{") and payload.endswith(b"}")) or b'"error"' in payload:
