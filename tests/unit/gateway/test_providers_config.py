@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from ridges.gateway.providers_config import ConfigError, load_providers
+from ridges.gateway.unpriced import UNPRICED_FIELDS, UNPRICED_PARTS
 
 MODEL = """
 [[provider.model]]
@@ -53,6 +54,12 @@ def test_what_has_no_price_is_allowed_by_name(tmp_path):
     allowed = load(tmp_path, HEAD + keys + MODEL + "image_tokens = 800\n").providers[0]
     assert (allowed.forbidden_fields, allowed.models[0].image_tokens) == ({"seed"}, 800)
     assert allowed.allow_unpriced == {"models", "tools.web_search", "content.file"}
+
+
+def test_every_name_is_documented():
+    told = (Path(__file__).parents[3] / "services/gateway/ERRORS.md").read_text(encoding="utf-8").split("## Unpriced")[1]
+    missing = [name for name in UNPRICED_FIELDS | UNPRICED_PARTS if f"`{name}`" not in told]
+    assert not missing
 
 
 @pytest.mark.parametrize("name", ["seed", "file", "web_search", "content.text"])

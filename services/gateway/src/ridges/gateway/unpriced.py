@@ -30,6 +30,7 @@ UNPRICED_FIELDS = frozenset(
         "image_config",
         "inference_geo",
         "mcp_servers",
+        "mm_processor_kwargs",
         "modalities",
         "models",
         "plugins",
