@@ -57,7 +57,8 @@ def test_what_has_no_price_is_allowed_by_name(tmp_path):
 
 
 def test_every_name_is_documented():
-    told = (Path(__file__).parents[3] / "services/gateway/ERRORS.md").read_text(encoding="utf-8").split("## Unpriced")[1]
+    errors = Path(__file__).parents[3] / "services/gateway/ERRORS.md"
+    told = errors.read_text(encoding="utf-8").split("## Unpriced")[1]
     missing = [name for name in UNPRICED_FIELDS | UNPRICED_PARTS if f"`{name}`" not in told]
     assert not missing
 
