@@ -106,8 +106,8 @@ class Base:
         _git(["add", "-A", "--ignore-errors", "--", ".", *NO_BYTE_CODE], environment, tolerate=(1,))
         _git(["diff", "--cached", *AS_PATCH, "refs/heads/main"], environment, stdout=stdout)
 
-    def put_back(self, git_dir: str) -> None:
-        """Make a git directory of our own that holds the base commit and its index.
+    def put_back(self, git_dir: str, objects: bool = True) -> None:
+        """Make a git directory of our own that holds the base commit (its objects perhaps later) and its index.
 
         Raises:
             GitFailed: the repository is gone.
@@ -116,12 +116,22 @@ class Base:
         if not stat.S_ISDIR(os.lstat(self.work_tree).st_mode):
             raise GitFailed("the repository is not a directory any more")
         _make_git_dir(git_dir)
-        for name, kept in self.kept.items():
-            os.lseek(kept, 0, os.SEEK_SET)
-            with open(os.path.join(git_dir, name), "xb") as target:
-                _copy(kept, target.fileno())
+        self._copy_kept(git_dir, objects=False)
+        if objects:
+            self.put_back_objects(git_dir)
         # git looks into files that are as old as its index: a change in the same second may not show in their facts
         os.utime(os.path.join(git_dir, "index"), ns=(self._indexed_at_ns, self._indexed_at_ns))
+
+    def put_back_objects(self, git_dir: str) -> None:
+        """What ``put_back`` left out. Raises ``FileExistsError`` like it."""
+        self._copy_kept(git_dir, objects=True)
+
+    def _copy_kept(self, git_dir: str, *, objects: bool) -> None:
+        for name, kept in self.kept.items():
+            if name.startswith("objects/") == objects:
+                os.lseek(kept, 0, os.SEEK_SET)
+                with open(os.path.join(git_dir, name), "xb") as target:
+                    _copy(kept, target.fileno())
 
 
 def _make_git_dir(git_dir: str) -> None:

@@ -62,6 +62,7 @@ class Snapshots:
         self._every_s = header["difference_every_s"]
         self._next_at = time.monotonic() + min(FIRST_S, self._every_s)
         self._known = hash(())
+        self._told = hash(b"")
         self._pid = self._pipe = 0
         self._began = self._give_up_at = 0.0
         self._git_dirs: list[str] = []
@@ -105,7 +106,9 @@ class Snapshots:
         content = bytes(self._content)
         if status == 0 and _SIGNATURE <= len(content) <= self._most:
             self._known = int.from_bytes(content[:_SIGNATURE], "little", signed=True)
-            self._ready = content[_SIGNATURE:]
+            if hash(content[_SIGNATURE:]) != self._told:  # files that were only touched are listed, too
+                self._ready = content[_SIGNATURE:]
+                self._told = hash(self._ready)
 
     def stop(self) -> None:
         """Nothing more comes; what still works is ended."""
@@ -190,7 +193,7 @@ class Snapshots:
             remove_tree(git_dir)
 
     def _write(self, git_dir: str, out: int) -> int:
-        self._base.put_back(git_dir)
+        self._base.put_back(git_dir, objects=False)
         listing = ["ls-files", "-z", "--modified", "--others", "--exclude-standard", "--", ".", *NO_BYTE_CODE]
         names = self._listed(git_dir, listing)
         signature = _signature(self._base.work_tree, names)
@@ -199,6 +202,7 @@ class Snapshots:
         nested = [name[:-1] for name in names if name.endswith(b"/")]
         if len(nested) > MOST_NESTED:
             return NOT_MADE
+        self._base.put_back_objects(git_dir)
         within = [".", *NO_BYTE_CODE, *(":(exclude,literal)" + os.fsdecode(name) for name in nested)]
         os.write(out, signature.to_bytes(_SIGNATURE, "little", signed=True))
         announce = ["add", "--intent-to-add", "--ignore-removal", "--ignore-errors", "--", *within]
