@@ -105,6 +105,14 @@ def test_show_and_watch_print_the_runs_document(running_project: Project, resolv
         assert (ended.code, documents(ended)) == (0, resolved), command
 
 
+def test_show_prints_the_patch_of_one_attempt(running_project: Project, resolved: dict[str, Any]) -> None:
+    ended = running_project.ridges("show", resolved["run_id"], "--attempt", "1")
+    assert (ended.code, ended.stdout) == (0, resolved["patch"])
+    never = running_project.ridges("show", resolved["run_id"], "--attempt", "2")
+    assert (never.code, never.stdout) == (2, "")
+    assert "no patch of attempt 2" in never.stderr
+
+
 @pytest.mark.parametrize("digits", [8, 13, 36])
 def test_a_unique_start_of_the_id_is_enough(running_project: Project, resolved: dict[str, Any], digits: int) -> None:
     ended = running_project.ridges("show", resolved["run_id"][:digits], "--json")
