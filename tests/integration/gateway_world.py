@@ -48,6 +48,10 @@ EXTRA_CHUNK = {
 }
 
 
+FLOOD = 40_000
+"""Events of 1 kB: more than all buffers on the way hold."""
+
+
 class MockProvider:
     """OpenAI-compatible. What it does stands in the served model's name: ``status 503``, ``slow 2``, ``cut`` …"""
 
@@ -63,6 +67,8 @@ class MockProvider:
         self.sick = False
         self.lost = threading.Event()
         """Set when a caller went away in the middle of a slow answer."""
+        self.flooded = 0
+        """Events of a ``flood`` that could be sent."""
         self.lost_at = 0.0
         """When that was noticed, monotonic."""
         owner = self
@@ -183,6 +189,11 @@ class MockProvider:
         for text in ("Hello", " there"):
             http.wfile.write(event({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}))
         http.wfile.flush()
+        if does == "flood":
+            for number in range(FLOOD):
+                delta = {"content": f"{number} " + "x" * 1000}
+                http.wfile.write(event({"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}))
+                self.flooded = number + 1
         if does == "hang":
             self.wait_unless_left(http, 30)
         if does == "echo":

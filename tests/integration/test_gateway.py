@@ -12,6 +12,7 @@ import pytest
 from integration.gateway_world import (
     EXTRA,
     EXTRA_CHUNK,
+    FLOOD,
     MESSAGES,
     TOKEN_KEY,
     GatewayProcess,
@@ -153,6 +154,20 @@ def test_a_streaming_caller_that_leaves_pays_for_what_came(start, log, mock):
     assert seconds_until_lost(mock, time.monotonic()) < CLOSED_WITHIN_S
     (failed,) = eventually(lambda: log.events(run_id, ev.InferenceFailed))
     assert (failed.status, failed.attempts[0].outcome, failed.usage.output) == (499, "abandoned", 2)
+
+
+def test_a_caller_that_reads_slowly_holds_the_provider_back_and_gets_everything(start, log, mock):
+    gateway = start(mock_config(mock.url, "flood"), RIDGES_CONTENTS="none")
+    run_id = log.new_run(max_cost_nano_usd=10**15, max_tokens=10**9)
+    body = {"model": "flood", "messages": MESSAGES, "stream": True}
+    with gateway.client(run_id) as client, client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        time.sleep(2)
+        sent_meanwhile = mock.flooded
+        lines = [line for line in reply.iter_lines() if line]
+    numbers = [line.partition('"content":"')[2].partition(" x")[0] for line in lines[2:-2]]
+    assert numbers == [str(number) for number in range(FLOOD)]
+    assert lines[-1] == "data: [DONE]"
+    assert sent_meanwhile < FLOOD
 
 
 def test_a_stream_that_is_cut_ends_in_an_error_and_no_done(start, log, mock):

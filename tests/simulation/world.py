@@ -10,6 +10,7 @@ from simulation.faulty_store import FAIR, ROUGH, STORMY, Sea, SharedLog
 from simulation.providers import Books, SimulatedProvider, configured
 from simulation.services import EvaluatorMachine, GatewayMachine, LedgerMachine, ManagerMachine
 from simulation.virtual_loop import Life, VirtualClock, run_virtually
+from unit.gateway.support import Caller
 
 from ridges.chassis.blob_store import MemoryBlobStore
 from ridges.chassis.ports import EventStoreUnavailable
@@ -175,8 +176,7 @@ class World:
 
         async def work() -> None:
             if call.streamed:
-                async for _ in calls.stream(run_id, call):
-                    """Read on."""
+                await calls.stream(run_id, call, Caller())
             else:
                 await calls.complete(run_id, call, lambda body: body)
 

@@ -80,7 +80,11 @@ class ScriptedProvider:
             if isinstance(act, ProviderReply) and act.status == 200:
                 act = [act.body]
             if isinstance(act, list):
-                yield ScriptedStream(act)
+                stream = ScriptedStream(act)
+                try:
+                    yield stream
+                finally:
+                    self.abandoned += not stream.given
             else:
                 reply = await self._act(act, timeout_s)
                 yield ScriptedStream([], reply.status, reply.body, reply.retry_after_s)
@@ -124,6 +128,22 @@ class _Counted:
 class ScriptedStream:
     def __init__(self, acts, status=200, body=b"", retry_after_s=None):
         self.acts, self.status, self._body, self.retry_after_s = acts, status, body, retry_after_s
+        self.given = False
+        """To its end."""
+
+    async def flow(self, sink):
+        async for piece in self.chunks():
+            sink(piece)
+        self.given = True
+
+    def pause(self):
+        pass
+
+    def resume(self):
+        pass
+
+    def enough(self):
+        self.given = True
 
     async def chunks(self):
         for act in self.acts:
@@ -136,6 +156,45 @@ class ScriptedStream:
 
     async def body(self):
         return self._body
+
+
+class Caller:
+    """Takes the events of a stream."""
+
+    def __init__(self):
+        self.begun, self.events, self.news = False, [], asyncio.Event()
+
+    async def begin(self):
+        self.begun = True
+
+    def write(self, events):
+        assert self.begun
+        self.events.append(events)
+        self.news.set()
+        return True
+
+    def when_read(self, then):
+        then()
+
+
+async def events_of(calls, run_id, call):
+    """What a caller of a stream gets, as it comes; closing it is leaving."""
+    caller = Caller()
+    working = asyncio.ensure_future(calls.stream(run_id, call, caller))
+    working.add_done_callback(lambda _: caller.news.set())
+    try:
+        while True:
+            while caller.events:
+                yield caller.events.pop(0)
+            if working.done():
+                working.result()
+                return
+            caller.news.clear()
+            await caller.news.wait()
+    finally:
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
 
 
 class World:

@@ -4,7 +4,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from unit.gateway.support import ScriptedProvider, World, chat, chunk, completion, provider, until, usage
+from unit.gateway.support import ScriptedProvider, World, chat, chunk, completion, events_of, provider, until, usage
 
 from ridges.chassis.ports import EventStoreUnavailable
 from ridges.contracts import events as ev
@@ -66,9 +66,9 @@ async def test_a_stream_is_given_again_from_its_beginning_while_it_goes_on():
     async with World((provider(), script)).running() as world:
         run_id = await world.run()
         calls = world.gateways[0].calls
-        async with aclosing(calls.stream(run_id, keyed(streamed=True))) as events:
+        async with aclosing(events_of(calls, run_id, keyed(streamed=True))) as events:
             first = await anext(events)
-        again = [part async for part in calls.stream(run_id, keyed(streamed=True))]
+        again = [part async for part in events_of(calls, run_id, keyed(streamed=True))]
         assert (again[0], again[-1]) == (first, DONE)
         assert b"lo" in b"".join(again)
         assert len(script.bodies) == len(await world.events(run_id, ev.InferenceMade)) == 1

@@ -13,14 +13,14 @@ NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
 @pytest.mark.parametrize(
     ("headers", "body", "seconds"),
     [
-        ({"Retry-After": "7"}, {}, 7),
-        ({"Retry-After": "0.5"}, {}, 0.5),
-        ({"Retry-After": "Sun, 22 Nov 2026 10:00:30 GMT"}, {}, 30),
-        ({"Retry-After": "Sun, 22 Nov 2026 09:00:00 GMT"}, {}, 0),
-        ({"Retry-After": "-3"}, {}, 0),
-        ({"Retry-After": "soon"}, {"retry_after": 4}, 4),
-        ({"retry-after-ms": "1500", "Retry-After": "9"}, {}, 1.5),
-        ({"Retry-After": "3"}, {"retry_after": 4}, 3),
+        ({"retry-after": "7"}, {}, 7),
+        ({"retry-after": "0.5"}, {}, 0.5),
+        ({"retry-after": "Sun, 22 Nov 2026 10:00:30 GMT"}, {}, 30),
+        ({"retry-after": "Sun, 22 Nov 2026 09:00:00 GMT"}, {}, 0),
+        ({"retry-after": "-3"}, {}, 0),
+        ({"retry-after": "soon"}, {"retry_after": 4}, 4),
+        ({"retry-after-ms": "1500", "retry-after": "9"}, {}, 1.5),
+        ({"retry-after": "3"}, {"retry_after": 4}, 3),
         ({}, {"retry_after": 4}, 4),
         ({}, {"retry_after": "4"}, 4),
         ({}, {"retry_after_ms": 2500}, 2.5),
@@ -41,7 +41,7 @@ NOW = datetime(2026, 11, 22, 10, 0, 0, tzinfo=UTC)
         ({}, {"retry_after": None, "error": None}, None),
         ({}, "just text", None),
         ({}, [], None),
-        ({"Retry-After": "nan"}, {}, None),
+        ({"retry-after": "nan"}, {}, None),
     ],
 )
 def test_patience(headers, body, seconds):

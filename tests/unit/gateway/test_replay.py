@@ -88,7 +88,9 @@ async def test_a_stream_gives_the_same_message_and_usage(tmp_path):
     replay = replaying(tmp_path, recording(text=text, message={"content": text, "tool_calls": [CALL]}))
     relay = SseRelay(keep_usage=True)
     async with replay.stream(request(stream_options={"include_usage": True}), 5, 5) as stream:
-        out = b"".join([relay.feed(chunk) async for chunk in stream.chunks()])
+        pieces = []
+        await stream.flow(lambda chunk: pieces.append(relay.feed(chunk)))
+        out = b"".join(pieces)
     deltas = [
         choice["delta"]
         for event in out.decode().split("\n\n")

@@ -4,7 +4,18 @@ import asyncio
 
 import msgspec
 import pytest
-from unit.gateway.support import UNREACHABLE, ScriptedProvider, World, chat, chunk, completion, provider, until, usage
+from unit.gateway.support import (
+    UNREACHABLE,
+    ScriptedProvider,
+    World,
+    chat,
+    chunk,
+    completion,
+    events_of,
+    provider,
+    until,
+    usage,
+)
 
 from ridges.contracts import events as ev
 from ridges.gateway import errors
@@ -20,7 +31,7 @@ def streamed(**changes):
 
 
 async def collect(world, run_id, call=None):
-    return [events async for events in world.pipeline.stream(run_id, call or streamed())]
+    return [events async for events in events_of(world.pipeline, run_id, call or streamed())]
 
 
 async def test_a_stream_costs_what_the_buffered_call_costs():
@@ -39,7 +50,7 @@ async def test_a_stream_costs_what_the_buffered_call_costs():
 async def test_the_settlement_is_durable_before_done():
     async with World((provider(), ScriptedProvider(lambda _: WHOLE))).running() as world:
         run_id = await world.run()
-        async for events in world.pipeline.stream(run_id, streamed()):
+        async for events in events_of(world.pipeline, run_id, streamed()):
             if events == DONE:
                 assert len(await world.events(run_id, ev.InferenceMade)) == 1
 
@@ -198,7 +209,7 @@ async def test_a_caller_that_leaves_in_the_middle_pays_for_what_came():
     script = ScriptedProvider(lambda _: [chunk("Hello" * 8), 30.0, *WHOLE])
     async with World((provider(), script)).running() as world:
         run_id = await world.run()
-        events = world.pipeline.stream(run_id, streamed())
+        events = events_of(world.pipeline, run_id, streamed())
         await anext(events)
         await asyncio.wait_for(events.aclose(), 1)
         assert (script.open, script.abandoned) == (0, 1)
@@ -216,7 +227,7 @@ async def test_a_caller_that_leaves_between_events_is_settled_too():
     script = ScriptedProvider(lambda _: [chunk("Hello" * 8), 30.0, *WHOLE])
     async with World((provider(), script)).running() as world:
         run_id = await world.run()
-        events = world.pipeline.stream(run_id, streamed())
+        events = events_of(world.pipeline, run_id, streamed())
         await anext(events)
         waiting = asyncio.create_task(anext(events))
         await asyncio.sleep(0.01)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from unit.gateway.support import ScriptedProvider, World, chat, chunk, provider
+from unit.gateway.support import ScriptedProvider, World, chat, chunk, events_of, provider
 
 from ridges.contracts import events as ev
 from ridges.contracts.usage import TokenUsage
@@ -80,7 +80,7 @@ async def both(stream, reply, *, keep_usage=False):
     script = ScriptedProvider(lambda body: stream if body.get("stream_options") else reply)
     async with World((provider(), script)).running() as world:
         run_id = await world.run()
-        async for _ in world.pipeline.stream(run_id, chat(streamed=True, keep_usage=keep_usage)):
+        async for _ in events_of(world.pipeline, run_id, chat(streamed=True, keep_usage=keep_usage)):
             pass
         await world.pipeline.complete(run_id, chat(), lambda body: body)
         return await world.events(run_id, ev.InferenceMade)

@@ -2,14 +2,60 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 UNREADABLE = "This is not HTTP/1.1 as this server reads it: check the request line, the headers and the length."
 TOO_SLOW = "The request did not arrive within {0:g} s. Send it faster or in smaller parts."
 _REASONS = {400: b"Bad Request", 408: b"Request Timeout"}
 _HEAD = b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+
+
+LINE = "ridges.line"
+"""Name of the ASGI extension that holds the request's connection."""
+
+
+class Line:
+    """What an application may do with the connection of a request beyond ASGI: nothing of it waits or wakes a task."""
+
+    gone = False
+    """The caller has disconnected."""
+
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
+        self.on_gone: Callable[[], None] | None = None
+        """Called once, when the caller disconnects."""
+        self._transport, self._flow, self._then = transport, flow, list[Callable[[], None]]()
+
+    def listen(self) -> None:
+        """Notice from now on when the caller leaves, though the body of the request has been read."""
+        self._flow.resume_reading()
+
+    def write_chunk(self, piece: bytes) -> bool:
+        """A piece of the chunked body of an answer that has begun. False: the caller reads slowly."""
+        if not self.gone:
+            self._transport.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+        return not self._flow.write_paused
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        """Call it once the slow caller has caught up, or is gone."""
+        if self._flow.write_paused and not self.gone:
+            self._then.append(then)
+        else:
+            then()
+
+    def caught_up(self) -> None:
+        then, self._then = self._then, []
+        for act in then:
+            act()
+
+    def lost(self) -> None:
+        self.gone = True
+        self.caught_up()
+        if self.on_gone is not None:
+            self.on_gone()
 
 
 class StrictProtocol(HttpToolsProtocol):
@@ -25,6 +71,7 @@ class StrictProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._line = Line(transport, self.flow)
         self._await_arrival()
 
     def data_received(self, data: bytes) -> None:
@@ -35,10 +82,16 @@ class StrictProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._arrived()
         super().connection_lost(exc)
+        self._line.lost()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._line.caught_up()
 
     def on_message_begin(self) -> None:
         self._arriving, self._answered = True, self.cycle
         super().on_message_begin()
+        self.scope["extensions"] = {LINE: self._line}  # type: ignore[dict-item]
 
     def on_message_complete(self) -> None:
         self._arrived()

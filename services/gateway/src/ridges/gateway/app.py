@@ -24,13 +24,13 @@ from ridges.gateway.appending import Appending
 from ridges.gateway.attempts import Attempts
 from ridges.gateway.call_log import CallLog
 from ridges.gateway.contents import Contents
-from ridges.gateway.contract_routes import contract_routes
+from ridges.gateway.contract_routes import contract_calls, contract_routes
 from ridges.gateway.exact_paths import ExactPaths
 from ridges.gateway.identity import Identity
 from ridges.gateway.keyed_calls import KeyedCalls
 from ridges.gateway.log_patience import LogPatience
 from ridges.gateway.meters import Meters
-from ridges.gateway.openai_routes import openai_routes
+from ridges.gateway.openai_routes import model_routes, openai_calls
 from ridges.gateway.openapi import openapi_routes
 from ridges.gateway.orphans import Orphans
 from ridges.gateway.pipeline import CUT_S, Observer, Pipeline
@@ -49,7 +49,6 @@ log = structlog.get_logger(__name__)
 
 GC_THRESHOLD = (10_000, 20, 50)
 """A call leaves no cycles behind: looking for them every 700 objects finds nothing and costs some percent."""
-LARGEST_BODY = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -198,17 +197,16 @@ def main() -> None:
 def _http(pipeline: Pipeline, calls: KeyedCalls, identity: Identity, checks: Mapping[str, Check]) -> ExactPaths:
     app = Litestar(
         route_handlers=[
-            *contract_routes(pipeline, calls, identity),
-            *openai_routes(pipeline, calls, identity),
+            *contract_routes(pipeline, identity),
+            *model_routes(pipeline),
             *openapi_routes(),
             *health_handlers("gateway", checks),
         ],
         exception_handlers=exception_handlers,
-        request_max_body_size=LARGEST_BODY,
         openapi_config=None,
         logging_config=None,
     )
-    return ExactPaths(app)
+    return ExactPaths(app, contract_calls(pipeline, calls, identity) | openai_calls(calls, identity))
 
 
 def _following(states: RunStates) -> Check:

@@ -5,8 +5,8 @@ attempt is ended, and both are charged.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
 from ridges.chassis.ports import Clock
@@ -22,8 +22,10 @@ from ridges.gateway.answers import (
 )
 from ridges.gateway.calls import MalformedReply, upstream_body
 from ridges.gateway.errors import ProviderFailed
+from ridges.gateway.incoming import Incoming
 from ridges.gateway.ports import (
     AnswerCut,
+    Outlet,
     Path,
     ProviderReply,
     ProviderStream,
@@ -42,8 +44,6 @@ Answer = TypeVar("Answer")
 class _Ask:
     """One attempt: where it goes, what it sends, what has come."""
 
-    __slots__ = ("attempt", "body", "deadline", "events", "relay", "turn")
-
     def __init__(self, record: CallRecord, turn: Turn, output_limit: int, deadline: float) -> None:
         offer = turn.offer
         self.turn = turn
@@ -52,7 +52,8 @@ class _Ask:
         self.body = upstream_body(record.call, offer.model.served, told, offer.provider.output_limit_field)
         self.deadline = min(deadline, self.attempt.began_at + offer.provider.timeout_s)
         self.relay = SseRelay(keep_usage=record.call.keep_usage, answers=record.call.answers)
-        self.events: AsyncGenerator[bytes, None] | None = None
+        self.stack = AsyncExitStack()
+        """Of a stream: what ends it."""
 
     def left(self, record: CallRecord) -> None:
         """Also when it was cancelled in the middle: then the attempt is still open."""
@@ -95,8 +96,8 @@ class Attempts:
                 for one in asks:
                     one.left(record)
 
-    async def stream(self, record: CallRecord, deadline: float) -> AsyncGenerator[bytes, None]:
-        """The events of the first good stream; before its first event failures stay unseen.
+    async def stream(self, record: CallRecord, deadline: float, out: Outlet) -> None:
+        """Sends on the events of the first good stream; before its first event failures stay unseen.
 
         Raises:
             ProviderFailed: nobody answered, nothing was sent.
@@ -105,30 +106,24 @@ class Attempts:
         """
         tried: set[str] = set()
         last: ProviderFailed | None = None
-        sent = False
         while True:
             ask = await self._next(record, tried, deadline, last)
             asks = [ask]
             try:
-                if self._hedge_after_s is not None:
-                    ask, first = await self._race(record, asks, tried, self._first_events)
-                    if first:
-                        record.received, sent = ask.relay.received, True
-                        yield first
+                if self._hedge_after_s is None:
+                    incoming = await self._first_events(ask)
+                else:
+                    ask, incoming = await self._race(record, asks, tried, self._first_events)
                 record.received = ask.relay.received
-                async with aclosing(ask.events or self._stream_once(ask)) as events:
-                    async for event in events:
-                        sent = True
-                        yield event
+                await self._send_on(ask, incoming, out)
                 return
             except AskAnother as failed:
-                if sent:
+                if out.begun:
                     raise StreamCut(failed.failure) from failed
                 last = failed.failure
             finally:
                 for one in asks:
-                    if one.events is not None:
-                        await one.events.aclose()
+                    await one.stack.aclose()
                     one.left(record)
 
     async def _next(self, record: CallRecord, tried: set[str], deadline: float, last: ProviderFailed | None) -> _Ask:
@@ -199,10 +194,6 @@ class Attempts:
         assert failure is not None
         raise failure
 
-    async def _first_events(self, ask: _Ask) -> bytes:
-        ask.events = self._stream_once(ask)
-        return await anext(ask.events, b"")
-
     async def _send_once(self, record: CallRecord, ask: _Ask, accept: Callable[[bytes], Reply]) -> tuple[bytes, Reply]:
         path: Path = "chat/completions" if record.call.kind == "chat" else "embeddings"
         try:
@@ -225,63 +216,67 @@ class Attempts:
         ask.turn.went_well()
         return reply.body, accepted
 
-    async def _stream_once(self, ask: _Ask) -> AsyncGenerator[bytes, None]:
-        relay = ask.relay
+    async def _first_events(self, ask: _Ask) -> Incoming:
+        """The stream with its first events, or whole without any; comments that keep it alive are none.
+
+        Raises:
+            AskAnother: there will be none.
+
+        """
+        provider, left_s = ask.turn.offer.provider, self._left_s(ask)
+        first_s = min(provider.first_token_timeout_s or left_s, left_s)
+        idle_s = min(provider.idle_timeout_s or self._stream_idle_s, left_s)
+        trace = ask.attempt.traceparent
         try:
-            async with aclosing(self._relayed(ask)) as relayed:
-                async for events in relayed:
-                    ask.attempt.first_token()
-                    yield events
-        except BrokenStream as error:
-            raise _malformed(ask, str(error), relay.usage) from error
-        except AnswerCut as cut:
-            raise _cut(ask, str(cut), generated_text(relay.received)) from cut
-        except (ProviderUnreachable, ProviderTooSlow) as error:
-            raise _gone(ask, error) from error
-        if not relay.finished:
-            raise _cut(ask, "the stream ended before the answer was whole", generated_text(relay.received))
+            opening = ask.turn.adapter.stream(ask.body, first_s, idle_s, traceparent=trace)
+            stream = await ask.stack.enter_async_context(opening)
+            if stream.status != 200:
+                raise _refused(ask, await _buffered(stream))
+            incoming = Incoming(stream, ask.relay, ask.attempt.first_token)
+            ask.stack.push_async_callback(incoming.close)
+            first_by = ask.attempt.began_at + first_s
+            left_s = max(0.0, first_by - self._clock.monotonic())
+            await asyncio.wait({incoming.begun}, timeout=left_s)
+            if not incoming.begun.done():
+                raise ProviderTooSlow(f"no token within {first_s:g} s")
+            if incoming.over.done() and not incoming.holds:
+                incoming.over.result()
+                self._check_whole(ask)
+        except (BrokenStream, AnswerCut, ProviderUnreachable, ProviderTooSlow) as error:
+            raise _broken(ask, error) from error
+        return incoming
+
+    async def _send_on(self, ask: _Ask, incoming: Incoming, out: Outlet) -> None:
+        """To the end of the stream. Raises AskAnother where it breaks."""
+        try:
+            await incoming.send_on(out)
+            await asyncio.wait({incoming.over}, timeout=self._left_s(ask))
+            if not incoming.over.done():
+                raise ProviderTooSlow("the stream took longer than it may as a whole")
+            incoming.over.result()
+        except (BrokenStream, AnswerCut, ProviderUnreachable, ProviderTooSlow) as error:
+            raise _broken(ask, error) from error
+        self._check_whole(ask)
+        relay = ask.relay
         if not has_output(relay.usage):
             ask.attempt.generated(generated_text(relay.received))
         ask.attempt.end("ok", status=200, usage=relay.usage)
         ask.turn.went_well()
 
-    async def _relayed(self, ask: _Ask) -> AsyncGenerator[bytes, None]:
-        relay, provider, left_s = ask.relay, ask.turn.offer.provider, self._left_s(ask)
-        first_s = min(provider.first_token_timeout_s or left_s, left_s)
-        idle_s = min(provider.idle_timeout_s or self._stream_idle_s, left_s)
-        trace = ask.attempt.traceparent
-        async with ask.turn.adapter.stream(ask.body, first_s, idle_s, traceparent=trace) as upstream:
-            if upstream.status != 200:
-                raise _refused(ask, await _buffered(upstream))
-            chunks = upstream.chunks()
-            first_by = ask.attempt.began_at + first_s
-            if events := await _first_of(chunks, relay, first_by - self._clock.monotonic(), first_s):
-                yield events
-            if not relay.done:
-                async for chunk in chunks:
-                    if events := relay.feed(chunk):
-                        yield events
-                    if relay.done:
-                        break
-                    if self._clock.monotonic() > ask.deadline:
-                        raise ProviderTooSlow("the stream took longer than it may as a whole")
-            if events := relay.end():
-                yield events
+    def _check_whole(self, ask: _Ask) -> None:
+        if not ask.relay.finished:
+            raise _cut(ask, "the stream ended before the answer was whole", generated_text(ask.relay.received))
 
     def _left_s(self, ask: _Ask) -> float:
         return max(0.001, ask.deadline - self._clock.monotonic())
 
 
-async def _first_of(chunks: AsyncIterator[bytes], relay: SseRelay, left_s: float, first_s: float) -> bytes:
-    """The first events with data; comments that keep the connection alive are none."""
-    try:
-        async with asyncio.timeout(max(0.0, left_s)):
-            async for chunk in chunks:
-                if (events := relay.feed(chunk)) or relay.done:
-                    return events
-    except TimeoutError:
-        raise ProviderTooSlow(f"no token within {first_s:g} s") from None
-    return b""
+def _broken(ask: _Ask, error: BrokenStream | AnswerCut | ProviderUnreachable | ProviderTooSlow) -> AskAnother:
+    if isinstance(error, BrokenStream):
+        return _malformed(ask, str(error), ask.relay.usage)
+    if isinstance(error, AnswerCut):
+        return _cut(ask, str(error), generated_text(ask.relay.received))
+    return _gone(ask, error)
 
 
 def _gone(ask: _Ask, error: ProviderUnreachable | ProviderTooSlow) -> AskAnother:

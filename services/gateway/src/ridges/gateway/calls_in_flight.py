@@ -9,7 +9,7 @@ from ridges.gateway.run_states import RunView
 
 
 class CallInFlight:
-    """One of them. ``task`` is whoever works for it now: of a stream the task that asks for its next event."""
+    """One of them, and the task that works for it."""
 
     __slots__ = ("cut", "task")
 
@@ -17,10 +17,6 @@ class CallInFlight:
         self.task = asyncio.current_task()
         self.cut = False
         """This gateway ended it."""
-
-    def resumed(self) -> None:
-        """Somebody asks for the next event: it may be another task than before."""
-        self.task = asyncio.current_task()
 
     def was_cut(self) -> bool:
         """Whether the cancellation that just arrived is ours; then it is over, and the call can still say so."""

@@ -4,14 +4,15 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from litestar import get, post
+from litestar import Request as LitestarRequest
+from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response.base import ASGIResponse
 
 from ridges.contracts.money import usd
 from ridges.gateway import contract_dialect as dialect
 from ridges.gateway.calls import known_trace
-from ridges.gateway.connection import AnyRequest, idempotency_key, json_response, unless_gone
+from ridges.gateway.connection import Handler, Request, json_response
 from ridges.gateway.errors import BodyInvalid, Kind, OtherRun, plain_number
 from ridges.gateway.identity import Identity, same_run
 from ridges.gateway.keyed_calls import KeyedCalls
@@ -19,46 +20,46 @@ from ridges.gateway.pipeline import Pipeline
 from ridges.gateway.roster import Offer
 
 
-def contract_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> list[HTTPRouteHandler]:
-    """Routes of the Ridges contract."""
+def contract_calls(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> dict[str, Handler]:
+    """The model calls of the Ridges contract."""
 
-    async def refuse_other_run(run_id: str, named: UUID, model: str | None) -> None:
-        try:
-            same_run(run_id, named)
-        except OtherRun as refusal:
-            await pipeline.refuse(run_id, refusal, model)
-            raise
-
-    @post(["/api/inference", "/agents/inference"], status_code=200)
-    async def inference(request: AnyRequest) -> ASGIResponse:
-        run_id = identity.run_of(request)
+    async def inference(request: Request) -> None:
+        run_id = identity.run_of(request.header(b"authorization"))
         received = await request.body()
         body = dialect.read_body(received, dialect.InferenceRequest)
         named = body.named_run
         dialect.check_tool_rules(body)
-        await refuse_other_run(run_id, named, body.model)
-        call = dialect.chat_call(
-            body, received, idempotency_key(request), known_trace(request.headers.get("traceparent"))
-        )
-        _, answer = await unless_gone(request, calls.complete(run_id, call, dialect.inference_answer))
-        return json_response(msgspec.json.encode(answer.content if body.wants_bare_content else answer))
+        await _refuse_other_run(pipeline, run_id, named, body.model)
+        key, trace = request.idempotency_key(), known_trace(request.header(b"traceparent"))
+        call = dialect.chat_call(body, received, key, trace)
+        _, answer = await request.unless_gone(calls.complete(run_id, call, dialect.inference_answer))
+        await request.answer(msgspec.json.encode(answer.content if body.wants_bare_content else answer))
 
-    @post(["/api/embedding", "/agents/embedding"], status_code=200)
-    async def embedding(request: AnyRequest) -> ASGIResponse:
-        run_id = identity.run_of(request)
+    async def embedding(request: Request) -> None:
+        run_id = identity.run_of(request.header(b"authorization"))
         received = await request.body()
         body = dialect.read_body(received, dialect.EmbeddingRequest)
-        await refuse_other_run(run_id, body.named_run, body.model)
-        call = dialect.embedding_call(
-            body, received, idempotency_key(request), known_trace(request.headers.get("traceparent"))
-        )
-        _, answer = await unless_gone(request, calls.complete(run_id, call, dialect.embedding_answer))
-        return json_response(msgspec.json.encode(answer))
+        await _refuse_other_run(pipeline, run_id, body.named_run, body.model)
+        key, trace = request.idempotency_key(), known_trace(request.header(b"traceparent"))
+        call = dialect.embedding_call(body, received, key, trace)
+        _, answer = await request.unless_gone(calls.complete(run_id, call, dialect.embedding_answer))
+        await request.answer(msgspec.json.encode(answer))
+
+    return {
+        "/api/inference": inference,
+        "/agents/inference": inference,
+        "/api/embedding": embedding,
+        "/agents/embedding": embedding,
+    }
+
+
+def contract_routes(pipeline: Pipeline, identity: Identity) -> list[HTTPRouteHandler]:
+    """Routes of the Ridges contract beside the model calls."""
 
     @get("/api/usage")
-    async def usage(request: AnyRequest) -> ASGIResponse:
-        run_id = identity.run_of(request)
-        await refuse_other_run(run_id, _run_in_query(request), None)
+    async def usage(request: LitestarRequest[Any, Any, Any]) -> ASGIResponse:
+        run_id = identity.run_of(request.headers.get("authorization"))
+        await _refuse_other_run(pipeline, run_id, _run_in_query(request), None)
         used, most = await pipeline.spending_of(run_id)
         return json_response(
             msgspec.json.encode(
@@ -80,7 +81,15 @@ def contract_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -
             msgspec.json.encode([_listed(offer, "embedding") for offer in pipeline.listed("embedding")])
         )
 
-    return [inference, embedding, usage, inference_models, embedding_models]
+    return [usage, inference_models, embedding_models]
+
+
+async def _refuse_other_run(pipeline: Pipeline, run_id: str, named: UUID, model: str | None) -> None:
+    try:
+        same_run(run_id, named)
+    except OtherRun as refusal:
+        await pipeline.refuse(run_id, refusal, model)
+        raise
 
 
 def _listed(offer: Offer, kind: Kind) -> dict[str, Any]:
@@ -100,7 +109,7 @@ def _listed(offer: Offer, kind: Kind) -> dict[str, Any]:
     }
 
 
-def _run_in_query(request: AnyRequest) -> UUID:
+def _run_in_query(request: LitestarRequest[Any, Any, Any]) -> UUID:
     text = request.query_params.get("evaluation_run_id")
     if text is None:
         raise BodyInvalid(("query", "evaluation_run_id"), "Field required")

@@ -59,6 +59,20 @@ class BodyInvalid(GatewayError):
         self.problems = [{"type": "value_error", "loc": list(where), "msg": message}]
 
 
+class BodyTooLarge(GatewayError):
+    status, code = 413, "http_error"
+
+    def __init__(self) -> None:
+        super().__init__("The body is larger than 16 MiB.")
+
+
+class MethodNotAllowed(GatewayError):
+    status, code = 405, "http_error"
+
+    def __init__(self) -> None:
+        super().__init__("Method Not Allowed", headers={"Allow": "POST"})
+
+
 class ToolRuleBroken(GatewayError):
     status, code = 422, "tool_rule"
 

@@ -3,7 +3,6 @@
 from uuid import UUID
 
 from ridges.contracts.run_token import RunTokenError, verify_run_token
-from ridges.gateway.connection import AnyRequest
 from ridges.gateway.errors import NoRunToken, OtherRun
 
 
@@ -13,14 +12,14 @@ class Identity:
     def __init__(self, key: bytes) -> None:
         self._key = key
 
-    def run_of(self, connection: AnyRequest) -> str:
-        """The run that calls.
+    def run_of(self, authorization: str | None) -> str:
+        """The run that calls, by the header.
 
         Raises:
             NoRunToken: 401.
 
         """
-        scheme, _, token = connection.headers.get("authorization", "").partition(" ")
+        scheme, _, token = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise NoRunToken("The call has no run token.")
         try:

@@ -18,6 +18,7 @@ from ridges.gateway.contents import Contents
 from ridges.gateway.errors import KeyReused, LogUnavailable, ReplyNotKept, StillInFlight
 from ridges.gateway.idempotency_keys import KeyedCall
 from ridges.gateway.pipeline import Pipeline
+from ridges.gateway.ports import Outlet
 from ridges.gateway.reservations import KeyTaken
 from ridges.gateway.run_states import RunStates
 from ridges.gateway.sse import DONE, SseRelay
@@ -34,6 +35,8 @@ MOST_LEFT_ALONE = 200
 class _InFlight:
     """One call under a key in this gateway, and those who read its answer, from its beginning, as it comes."""
 
+    begun = False
+
     def __init__(self, digest: str) -> None:
         self.digest = digest
         self.readers = 0
@@ -42,11 +45,20 @@ class _InFlight:
         self.task: asyncio.Task[None]
         self._news = asyncio.Event()
 
-    def add(self, part: bytes) -> None:
-        self.parts.append(part)
-        self._wake()
+    async def begin(self) -> None:
+        """Those who read begin by themselves."""
+        self.begun = True
 
-    def begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def write(self, events: bytes) -> bool:
+        """Never too fast: who reads slowly finds it here."""
+        self.parts.append(events)
+        self._wake()
+        return True
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        then()
+
+    def work(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = asyncio.create_task(work)
         self.task.add_done_callback(self._over)
 
@@ -95,11 +107,19 @@ class KeyedCalls:
             answer = await anext(parts)
         return answer, accept(answer)
 
-    def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
+    async def stream(self, run_id: str, call: ModelCall, out: Outlet) -> None:
         """Like ``Pipeline.stream``, in the same way."""
         if call.idempotency_key is None:
-            return self._pipeline.stream(run_id, call)
-        return self._joined(run_id, call, lambda mine: self._pump(run_id, call, mine))
+            await self._pipeline.stream(run_id, call, out)
+            return
+        async with aclosing(self._joined(run_id, call, lambda mine: self._pump(run_id, call, mine))) as parts:
+            async for part in parts:
+                if not out.begun:
+                    await out.begin()
+                if not out.write(part):
+                    read = asyncio.Event()
+                    out.when_read(read.set)
+                    await read.wait()
 
     async def _joined(
         self, run_id: str, call: ModelCall, ask: Callable[[_InFlight], Coroutine[Any, Any, None]]
@@ -110,7 +130,7 @@ class KeyedCalls:
         flight = self._in_flight.get(place)
         if flight is None:
             flight = self._in_flight[place] = _InFlight(digest)
-            flight.begin(ask(flight))
+            flight.work(ask(flight))
             flight.task.add_done_callback(lambda _: self._forget(place, flight))
         elif flight.digest != digest:
             raise KeyReused(call.idempotency_key)
@@ -145,18 +165,16 @@ class KeyedCalls:
             except KeyTaken as taken:
                 answer = await self._recorded(run_id, call, taken.call)
             if answer is not None:
-                mine.add(answer)
+                mine.write(answer)
 
     async def _pump(self, run_id: str, call: ModelCall, mine: _InFlight) -> None:
         while not mine.parts:
             try:
-                async with aclosing(self._pipeline.stream(run_id, call)) as events:
-                    async for event in events:
-                        mine.add(event)
+                await self._pipeline.stream(run_id, call, mine)
             except KeyTaken as taken:
                 received = await self._recorded(run_id, call, taken.call)
                 if received is not None:
-                    mine.add(SseRelay(keep_usage=call.keep_usage).feed(received + b"\n\n") + DONE)
+                    mine.write(SseRelay(keep_usage=call.keep_usage).feed(received + b"\n\n") + DONE)
 
     async def _recorded(self, run_id: str, call: ModelCall, known: KeyedCall) -> bytes | None:
         """The answer that the log leads to, once there is one; None when that call failed, which frees the key."""

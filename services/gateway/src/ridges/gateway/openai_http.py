@@ -6,15 +6,13 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 
-import aiohttp
-
 from ridges.gateway.delta_redaction import DeltaRedaction
 from ridges.gateway.patience import retry_after_of
-from ridges.gateway.ports import AnswerCut, Path, ProviderReply, ProviderTooSlow, ProviderUnreachable
+from ridges.gateway.ports import AnswerCut, Path, ProviderReply, ProviderTooSlow, ProviderUnreachable, Sink
+from ridges.gateway.provider_connections import AnswerTooLarge, Exchange, ProviderConnections, Silence
 from ridges.gateway.providers_config import Provider
 from ridges.gateway.redaction import RedactedStream, Redaction
 
-KEEPALIVE_S = 30.0
 LARGEST_REPLY = 64 * 1024 * 1024
 LARGEST_ERROR = 64 * 1024
 
@@ -24,27 +22,24 @@ class OpenAiHttp:
 
     def __init__(self, provider: Provider) -> None:
         assert provider.base_url is not None
-        self._base_url, self.redaction = provider.base_url, Redaction(provider.key)
+        self.redaction = Redaction(provider.key)
         self.delta_redaction = partial(DeltaRedaction, provider.key)
         headers = {"Content-Type": "application/json"}
         if provider.key:
             headers["Authorization"] = f"Bearer {provider.key}"
-        self._session = aiohttp.ClientSession(
-            headers=headers,
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=provider.connect_timeout_s),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._connections = ProviderConnections(provider.base_url, headers, provider.connect_timeout_s)
 
     async def send(self, path: Path, body: bytes, timeout_s: float, *, traceparent: str | None = None) -> ProviderReply:
         try:
-            async with asyncio.timeout(timeout_s), self._post(path, body, traceparent) as response:
-                return await self._reply(response)
-        except (aiohttp.ServerTimeoutError, aiohttp.ConnectionTimeoutError) as error:
-            raise ProviderUnreachable(self.told(error)) from None
+            async with asyncio.timeout(timeout_s):
+                exchange = await self._post(path, body, traceparent)
+                try:
+                    return await self._reply(exchange)
+                finally:
+                    exchange.leave()
         except TimeoutError:
             raise ProviderTooSlow(f"no complete answer within {timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise ProviderUnreachable(self.told(error)) from None
 
     @asynccontextmanager
@@ -53,98 +48,85 @@ class OpenAiHttp:
     ) -> AsyncIterator["_HttpStream"]:
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._post("chat/completions", body, traceparent)
-        except aiohttp.ServerTimeoutError as error:
-            raise ProviderUnreachable(self.told(error)) from None
+                exchange = await self._post("chat/completions", body, traceparent)
         except TimeoutError:
             raise ProviderTooSlow(f"no answer within {timeout_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise ProviderUnreachable(self.told(error)) from None
+        stream = _HttpStream(self, exchange, idle_s)
         try:
-            _watch_silence(response, idle_s)
-            yield _HttpStream(self, response, idle_s)
+            yield stream
         finally:
-            response.close()
+            exchange.leave(whole=stream.whole)
 
     async def close(self) -> None:
-        await self._session.close()
+        await self._connections.close()
 
-    def error_reply(self, response: aiohttp.ClientResponse, content: bytes) -> ProviderReply:
-        wait_s = retry_after_of(response.headers, content, datetime.now(UTC))
+    def error_reply(self, exchange: Exchange, content: bytes) -> ProviderReply:
+        wait_s = retry_after_of(exchange.headers, content, datetime.now(UTC))
         body = self.redaction.head(content)[:LARGEST_ERROR]
-        return ProviderReply(status=response.status, body=body, retry_after_s=wait_s)
+        return ProviderReply(status=exchange.status, body=body, retry_after_s=wait_s)
 
     def told(self, error: BaseException) -> str:
         text = str(error) or type(error).__name__
         return self.redaction.whole(text.encode()).decode()
 
-    def _post(self, path: Path, body: bytes, traceparent: str | None) -> "aiohttp.client._RequestContextManager":
-        headers = None if traceparent is None else {"traceparent": traceparent}
-        return self._session.post(f"{self._base_url}/{path}", data=body, headers=headers, allow_redirects=False)
+    async def _post(self, path: Path, body: bytes, traceparent: str | None) -> Exchange:
+        return await self._connections.post(path, body, {} if traceparent is None else {"traceparent": traceparent})
 
-    async def _reply(self, response: aiohttp.ClientResponse) -> ProviderReply:
+    async def _reply(self, exchange: Exchange) -> ProviderReply:
         """Raises AnswerCut: a good answer that does not end, or not within ``LARGEST_REPLY``."""
-        good = response.status == 200
+        good = exchange.status == 200
         parts: list[bytes] = []
         try:
-            whole = await _read(response, parts, LARGEST_REPLY if good else LARGEST_ERROR)
-        except (aiohttp.ClientError, OSError) as error:
+            await exchange.read(parts, LARGEST_REPLY if good else LARGEST_ERROR)
+        except AnswerTooLarge as error:
+            if good:
+                raise AnswerCut(str(error), self._shown(parts)) from None
+        except OSError as error:
             if good:
                 raise AnswerCut(f"the answer was cut: {self.told(error)}", self._shown(parts)) from None
-            whole = False  # the status says enough
-        if good and not whole:
-            raise AnswerCut(f"the answer is larger than {LARGEST_REPLY} bytes", self._shown(parts))
-        content = b"".join(parts)
+        content = b"".join(parts)  # of an error perhaps not all: the status says enough
         if good:
             return ProviderReply(status=200, body=self.redaction.whole(content))
-        return self.error_reply(response, content)
+        return self.error_reply(exchange, content)
 
     def _shown(self, parts: list[bytes]) -> bytes:
         return self.redaction.head(b"".join(parts))
 
 
 class _HttpStream:
-    def __init__(self, provider: OpenAiHttp, response: aiohttp.ClientResponse, idle_s: float) -> None:
-        self._provider, self._response, self._idle_s = provider, response, idle_s
-        self.status = response.status
+    def __init__(self, provider: OpenAiHttp, exchange: Exchange, idle_s: float) -> None:
+        self._provider, self._exchange, self._idle_s = provider, exchange, idle_s
+        self.status = exchange.status
         self.retry_after_s: float | None = None
+        self.whole = False
+        self.pause, self.resume = exchange.pause, exchange.resume
+        exchange.watch_silence(idle_s)
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def flow(self, sink: Sink) -> None:
         redacted, deltas = RedactedStream(self._provider.redaction), self._provider.delta_redaction()
+
+        def take(piece: bytes) -> None:
+            if shown := deltas.feed(redacted.feed(piece)):
+                sink(shown)
+
         try:
-            async for chunk in self._response.content.iter_any():
-                if shown := deltas.feed(redacted.feed(chunk)):
-                    yield shown
-        except TimeoutError:
+            await self._exchange.flow(take)
+        except Silence:
             raise ProviderTooSlow(f"the stream was silent for {self._idle_s:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise AnswerCut(f"the stream broke: {self._provider.told(error)}") from None
         if rest := deltas.feed(redacted.rest()) + deltas.rest():
-            yield rest
+            sink(rest)
+
+    def enough(self) -> None:
+        self.whole = True
 
     async def body(self) -> bytes:
         parts: list[bytes] = []
-        with suppress(TimeoutError, aiohttp.ClientError, OSError):
-            await _read(self._response, parts, LARGEST_ERROR)
-        reply = self._provider.error_reply(self._response, b"".join(parts))
+        with suppress(Silence, OSError):
+            await self._exchange.read(parts, LARGEST_ERROR)
+        reply = self._provider.error_reply(self._exchange, b"".join(parts))
         self.retry_after_s = reply.retry_after_s
         return reply.body
-
-
-async def _read(response: aiohttp.ClientResponse, parts: list[bytes], limit: int) -> bool:
-    """Fills ``parts`` with the body, some bytes beyond the limit at most. False: there is more."""
-    size = 0
-    async for part in response.content.iter_any():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            return False
-    return True
-
-
-def _watch_silence(response: aiohttp.ClientResponse, idle_s: float) -> None:
-    """From now on the connection may be silent for so long only; until here it had the time to the first token."""
-    connection = response.connection
-    if connection is not None and connection.protocol is not None:
-        connection.protocol.read_timeout = idle_s
-        connection.protocol.start_timeout()

@@ -3,14 +3,14 @@
 from typing import Any
 
 import msgspec
-from litestar import get, post
+from litestar import get
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath
 from litestar.response.base import ASGIResponse
 from msgspec import Raw
 
 from ridges.gateway.calls import LIMIT_FIELDS, UNREADABLE, Fields, MalformedReply, ModelCall, known_trace
-from ridges.gateway.connection import AnyRequest, EventStreamResponse, idempotency_key, json_response, unless_gone
+from ridges.gateway.connection import EventStream, Handler, Request, json_response
 from ridges.gateway.errors import BodyInvalid, Kind, ModelNotSupported
 from ridges.gateway.identity import Identity
 from ridges.gateway.keyed_calls import KeyedCalls
@@ -38,41 +38,44 @@ class _Embeddings(msgspec.Struct):
     data: list[Raw]
 
 
-def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> list[HTTPRouteHandler]:
-    """Routes of the OpenAI surface. The run is the token's; the body's own identity fields mean nothing."""
+def openai_calls(calls: KeyedCalls, identity: Identity) -> dict[str, Handler]:
+    """The model calls of the OpenAI surface. The run is the token's; the body's own identity fields mean nothing."""
 
-    @post("/v1/chat/completions", status_code=200)
-    async def chat(request: AnyRequest) -> ASGIResponse:
-        run_id = identity.run_of(request)
-        call = chat_call(
-            await request.body(), idempotency_key(request), known_trace(request.headers.get("traceparent"))
-        )
+    async def chat(request: Request) -> None:
+        run_id = identity.run_of(request.header(b"authorization"))
+        received = await request.body()
+        call = chat_call(received, request.idempotency_key(), known_trace(request.header(b"traceparent")))
         if not call.streamed:
-            body, _ = await unless_gone(request, calls.complete(run_id, call, check_completion))
-            return json_response(body)
-        events = calls.stream(run_id, call)
-        first = await unless_gone(request, anext(events))
-        return EventStreamResponse(first, events)
+            body, _ = await request.unless_gone(calls.complete(run_id, call, check_completion))
+            await request.answer(body)
+            return
+        out = EventStream(request)
+        await request.unless_gone(calls.stream(run_id, call, out))
+        await out.end()
 
-    @post("/v1/embeddings", status_code=200)
-    async def embeddings(request: AnyRequest) -> ASGIResponse:
-        run_id = identity.run_of(request)
+    async def embeddings(request: Request) -> None:
+        run_id = identity.run_of(request.header(b"authorization"))
         received = await request.body()
         fields = _fields(received)
         _need(fields, "input")
         check_input(fields["input"])
-        key, trace = idempotency_key(request), known_trace(request.headers.get("traceparent"))
         call = ModelCall(
             kind="embedding",
             model=_model(fields),
             fields=fields,
             received=received,
             unpriced=unpriced_fields(fields),
-            idempotency_key=key,
-            traceparent=trace,
+            idempotency_key=request.idempotency_key(),
+            traceparent=known_trace(request.header(b"traceparent")),
         )
-        body, _ = await unless_gone(request, calls.complete(run_id, call, check_embeddings))
-        return json_response(body)
+        body, _ = await request.unless_gone(calls.complete(run_id, call, check_embeddings))
+        await request.answer(body)
+
+    return {"/v1/chat/completions": chat, "/v1/embeddings": embeddings}
+
+
+def model_routes(pipeline: Pipeline) -> list[HTTPRouteHandler]:
+    """What models there are."""
 
     @get("/v1/models")
     async def models() -> ASGIResponse:
@@ -85,7 +88,7 @@ def openai_routes(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) -> 
             raise ModelNotSupported(name.removeprefix("/"), "chat")
         return json_response(msgspec.json.encode(found))
 
-    return [chat, embeddings, models, model]
+    return [models, model]
 
 
 def chat_call(received: bytes, key: str | None = None, trace: str | None = None) -> ModelCall:

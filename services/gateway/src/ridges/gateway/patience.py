@@ -22,11 +22,14 @@ LONGEST_BODY = 64 * 1024
 
 
 def retry_after_of(headers: Mapping[str, str], body: bytes, now: datetime) -> float | None:
-    """Seconds to wait, from whatever tells it first: ``retry-after-ms``, ``Retry-After``, the JSON body, its text."""
+    """Seconds to wait, from whatever tells it first: ``retry-after-ms``, ``Retry-After``, the JSON body, its text.
+
+    Names of headers are in lower case.
+    """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return _sane(milliseconds / 1000)
-    told = retry_after_s(headers.get("Retry-After"), now)
+    told = retry_after_s(headers.get("retry-after"), now)
     return told if told is not None else _in_body(body, now)
 
 

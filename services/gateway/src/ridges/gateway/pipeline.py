@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import aclosing, suppress
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -32,7 +32,7 @@ from ridges.gateway.errors import (
     Unpriced,
 )
 from ridges.gateway.log_patience import LogPatience
-from ridges.gateway.ports import SpansOf, Timeline, passed_on
+from ridges.gateway.ports import Outlet, SpansOf, Timeline, passed_on
 from ridges.gateway.prompts import most_prompt_tokens
 from ridges.gateway.records import CallRecord
 from ridges.gateway.reservations import Reservations
@@ -121,48 +121,43 @@ class Pipeline:
         await self._keep_and_settle(view, record, contents, body, "application/json")
         return body, reply
 
-    async def stream(self, run_id: str, call: ModelCall) -> AsyncGenerator[bytes, None]:
+    async def stream(self, run_id: str, call: ModelCall, out: Outlet) -> None:
         """Events for the caller. Until the first one is out, errors are raised; later they are an error event.
 
-        Closing the generator early closes the provider's connection and settles with what was generated.
+        Cancelling it closes the provider's connection and settles with what was generated.
         """
         began_at = self._clock.monotonic()
         view = await self._patience.outlast(lambda: self._known(run_id), began_at)
         with self._in_flight.counted(view) as here:
-            sent = False
             try:
-                async with aclosing(self._stream(view, call, began_at)) as events:
-                    async for event in events:
-                        sent = True
-                        yield event
-                        here.resumed()
+                await self._stream(view, call, began_at, out)
             except StreamCut as cut:
-                if not sent:
+                if not out.begun:
                     raise cut.failure from cut
-                yield error_event(cut.failure.detail, cut.failure.code)
+                out.write(error_event(cut.failure.detail, cut.failure.code))
             except asyncio.CancelledError:
                 if not here.was_cut():
                     raise
-                if not sent:
+                if not out.begun:
                     raise ShuttingDown from None
                 why = ShuttingDown()
-                yield error_event(why.detail, why.code)
+                out.write(error_event(why.detail, why.code))
 
-    async def _stream(self, view: RunView, call: ModelCall, began_at: float) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, view: RunView, call: ModelCall, began_at: float, out: Outlet) -> None:
         record = await self._patience.outlast(lambda: self._admit(view, call), began_at)
         deadline = began_at + self._call_deadline_s
         contents = self._contents.of_call(call.received, durable=call.idempotency_key is not None)
         try:
-            async with aclosing(self._attempts.stream(record, deadline)) as events:
-                async for event in events:
-                    yield event
+            await self._attempts.stream(record, deadline, out)
         except BaseException as error:
             await self._fail(view, record, contents, error.failure if isinstance(error, StreamCut) else error)
             raise
         finally:
             self._roster.release(record.offers)
         await self._keep_and_settle(view, record, contents, b"\n\n".join(record.received), "text/event-stream")
-        yield DONE
+        if not out.begun:
+            await out.begin()
+        out.write(DONE)
 
     async def spending_of(self, run_id: str) -> tuple[int, int]:
         """(used, most allowed) in nano-USD, from the log."""
@@ -325,7 +320,7 @@ class Pipeline:
 
     async def _fail(self, view: RunView, record: CallRecord, contents: CallContents, error: BaseException) -> None:
         """Settle a call that ends without an answer. Callers that left are not waited for."""
-        left = isinstance(error, asyncio.CancelledError | GeneratorExit)
+        left = isinstance(error, asyncio.CancelledError)
         gone = ShuttingDown() if self._in_flight.cut_off else CallerGone()
         why = error if isinstance(error, GatewayError) else gone if left else InternalError()
         if isinstance(why, InternalError):

@@ -3,7 +3,7 @@
 ``recording`` wraps one of them and writes down what it answers.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
@@ -12,6 +12,9 @@ import msgspec
 from ridges.contracts.events import InferenceAttempt
 
 Path = Literal["chat/completions", "embeddings"]
+
+Sink = Callable[[bytes], None]
+"""Takes a piece of an answer, at once and without waiting. What it raises ends the answer."""
 
 
 class Tried(NamedTuple):
@@ -72,14 +75,23 @@ class ProviderStream(Protocol):
     retry_after_s: float | None
     """Known once the body was read."""
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """Server-sent events as they come, cut anywhere.
+    async def flow(self, sink: Sink) -> None:
+        """Server-sent events, cut anywhere, given to the sink as they come; returns at the end of the answer.
 
         Raises:
             AnswerCut: the connection broke.
             ProviderTooSlow: silent for longer than the idle timeout.
+            Exception: what the sink raised.
 
         """
+
+    def pause(self) -> None:
+        """Whoever reads is slow: ask the provider for no more, until ``resume``."""
+
+    def resume(self) -> None: ...
+
+    def enough(self) -> None:
+        """All that counts has come: the connection may be used again when the provider ends the answer soon."""
 
     async def body(self) -> bytes:
         """The whole body (of an error), at most 64 KiB."""
@@ -111,3 +123,19 @@ class ModelProvider(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+class Outlet(Protocol):
+    """Where the events of a stream go: to a caller, or to all who ask under one key."""
+
+    begun: bool
+    """Something went out: from now on failures are told in the stream."""
+
+    async def begin(self) -> None:
+        """Once, before the first event."""
+
+    def write(self, events: bytes) -> bool:
+        """Send on, at once. False: the caller reads slowly, so that no more should come until it has caught up."""
+
+    def when_read(self, then: Callable[[], None]) -> None:
+        """Call ``then`` once the slow caller has caught up."""

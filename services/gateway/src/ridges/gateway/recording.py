@@ -9,7 +9,7 @@ import structlog
 
 from ridges.chassis.ports import Clock
 from ridges.gateway.calls import UNREADABLE
-from ridges.gateway.ports import ModelProvider, Path, ProviderReply, ProviderStream
+from ridges.gateway.ports import ModelProvider, Path, ProviderReply, ProviderStream, Sink
 from ridges.gateway.providers_config import ConfigError, Provider
 from ridges.gateway.replay import conversation_of
 from ridges.gateway.sse import events_of
@@ -83,14 +83,17 @@ class _Listening:
 
     def __init__(self, upstream: ProviderStream) -> None:
         self._upstream = upstream
+        self.pause, self.resume, self.enough = upstream.pause, upstream.resume, upstream.enough
         self.status = upstream.status
         self.retry_after_s: float | None = None
         self.heard: list[bytes] = []
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        async for chunk in self._upstream.chunks():
-            self.heard.append(chunk)
-            yield chunk
+    async def flow(self, sink: Sink) -> None:
+        def listen(piece: bytes) -> None:
+            self.heard.append(piece)
+            sink(piece)
+
+        await self._upstream.flow(listen)
 
     async def body(self) -> bytes:
         content = await self._upstream.body()

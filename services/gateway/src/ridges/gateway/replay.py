@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from ridges.gateway.calls import UNREADABLE
-from ridges.gateway.ports import Path, ProviderReply, ProviderTooSlow
+from ridges.gateway.ports import Path, ProviderReply, ProviderTooSlow, Sink
 from ridges.gateway.providers_config import ConfigError, Provider
 
 EMBEDDING_SIZE = 256
@@ -160,11 +160,18 @@ class _ReplayStream:
         self.retry_after_s: float | None = None
         self._body, self._events, self._duration_s = body, events, duration_s
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def flow(self, sink: Sink) -> None:
         for event in self._events:
             await asyncio.sleep(self._duration_s / len(self._events))
-            yield event
-        yield b"data: [DONE]\n\n"
+            sink(event)
+        sink(b"data: [DONE]\n\n")
+
+    def pause(self) -> None:
+        """A recording is in memory anyway."""
+
+    def resume(self) -> None: ...
+
+    def enough(self) -> None: ...
 
     async def body(self) -> bytes:
         return self._body

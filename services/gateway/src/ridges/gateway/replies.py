@@ -6,38 +6,45 @@ from typing import Any
 
 import msgspec
 import structlog
+from litestar import Request
 from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap
 
-from ridges.gateway.connection import AnyRequest, json_response
-from ridges.gateway.errors import BodyInvalid, CallerGone, GatewayError, InternalError
+from ridges.gateway.connection import json_response
+from ridges.gateway.errors import BodyInvalid, GatewayError, InternalError
 
 log = structlog.get_logger(__name__)
 
+AnyRequest = Request[Any, Any, Any]
 NO_AMOUNTS: Mapping[str, int | str] = MappingProxyType({})
 
 
-def on_gateway_error(request: AnyRequest, error: GatewayError) -> "_Rendered":
+def answer_of(path: str, error: GatewayError) -> bytes:
+    """The body that tells the error to callers of the path."""
     detail: object = error.problems if isinstance(error, BodyInvalid) else error.detail
-    body = error_body(request.url.path, error.status, detail, error.detail, error.code, error.amounts)
-    return _Rendered(json_response(msgspec.json.encode(body), status=error.status, headers=error.headers))
+    return msgspec.json.encode(error_body(path, error.status, detail, error.detail, error.code, error.amounts))
+
+
+def unexpected(method: str, path: str, error: Exception) -> InternalError:
+    """What nobody expected: logged with its traceback, told without it."""
+    log.error("request failed", method=method, path=path, exc_info=error)
+    return InternalError()
+
+
+def on_gateway_error(request: AnyRequest, error: GatewayError) -> "_Rendered":
+    return _Rendered(json_response(answer_of(request.url.path, error), status=error.status, headers=error.headers))
 
 
 def on_http_exception(request: AnyRequest, error: HTTPException) -> "_Rendered":
-    """Litestar's own: no such route, wrong method, body too large."""
-    detail = error.detail
-    if error.status_code == 413:
-        detail = "The body is larger than 16 MiB."
-    return _rendered(request, error.status_code, detail, detail, "http_error", dict(error.headers or {}))
+    """Litestar's own: no such route, wrong method."""
+    body = error_body(request.url.path, error.status_code, error.detail, error.detail, "http_error")
+    headers = dict(error.headers or {})
+    return _Rendered(json_response(msgspec.json.encode(body), status=error.status_code, headers=headers))
 
 
 def on_any_error(request: AnyRequest, error: Exception) -> "_Rendered":
-    """What nobody expected: logged with its traceback, told without it."""
-    if isinstance(error.__cause__, CallerGone) or isinstance(error, CallerGone):
-        return _rendered(request, 499, "", "", "caller_gone", {})
-    log.error("request failed", method=request.method, path=request.url.path, exc_info=error)
-    return on_gateway_error(request, InternalError())
+    return on_gateway_error(request, unexpected(request.method, request.url.path, error))
 
 
 exception_handlers: ExceptionHandlersMap = {
@@ -55,13 +62,6 @@ class _Rendered:
 
     def to_asgi_response(self, *_: Any, **__: Any) -> ASGIResponse:
         return self._response
-
-
-def _rendered(
-    request: AnyRequest, status: int, detail: object, message: str, code: str, headers: dict[str, str]
-) -> _Rendered:
-    body = error_body(request.url.path, status, detail, message, code)
-    return _Rendered(json_response(msgspec.json.encode(body), status=status, headers=headers))
 
 
 def error_body(
