@@ -164,8 +164,9 @@ def test_a_caller_that_reads_slowly_holds_the_provider_back_and_gets_everything(
         time.sleep(2)
         sent_meanwhile = mock.flooded
         lines = [line for line in reply.iter_lines() if line]
-    numbers = [line.partition('"content":"')[2].partition(" x")[0] for line in lines[2:-2]]
-    assert numbers == [str(number) for number in range(FLOOD)]
+    numbers = [line.partition('"content": "')[2].partition(" x")[0] for line in lines[2:-2]]
+    whole_and_in_order = numbers == [str(number) for number in range(FLOOD)]
+    assert whole_and_in_order, (len(numbers), numbers[:3], numbers[-3:])
     assert lines[-1] == "data: [DONE]"
     assert sent_meanwhile < FLOOD
 
