@@ -2,11 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 UNREADABLE = "This is not HTTP/1.1 as this server reads it: check the request line, the headers and the length."
 TOO_SLOW = "The request did not arrive within {0:g} s. Send it faster or in smaller parts."
@@ -24,6 +24,9 @@ class Line:
     gone = False
     """The caller has disconnected."""
 
+    cycle: RequestResponseCycle
+    """Of the request that is being answered."""
+
     def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
         self.on_gone: Callable[[], None] | None = None
         """Called once, when the caller disconnects."""
@@ -32,6 +35,24 @@ class Line:
     def listen(self) -> None:
         """Notice from now on when the caller leaves, though the body of the request has been read."""
         self._flow.resume_reading()
+
+    def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """A whole answer in one write, where ``send`` makes two. Nothing may have been sent before, or afterwards."""
+        cycle = self.cycle
+        if self.gone:
+            return
+        lines = [STATUS_LINE[status]]
+        for name, value in (*cycle.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines += (b"content-length: %d\r\n\r\n" % len(body), body)
+        self._transport.write(b"".join(lines))
+        cycle.response_started = cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self._transport.close()
+        cycle.on_response()
 
     def write_chunk(self, piece: bytes) -> bool:
         """A piece of the chunked body of an answer that has begun. False: the caller reads slowly."""
@@ -83,6 +104,10 @@ class StrictProtocol(HttpToolsProtocol):
         self._arrived()
         super().connection_lost(exc)
         self._line.lost()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._line.cycle = cycle
+        super()._start_asgi_task(cycle, app)
 
     def resume_writing(self) -> None:
         super().resume_writing()

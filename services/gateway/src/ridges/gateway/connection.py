@@ -4,7 +4,8 @@ The calls of models come here straight from the HTTP server; everything else goe
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any, Self, TypeVar
 
 from litestar.response.base import ASGIResponse
@@ -16,6 +17,7 @@ from ridges.gateway.errors import BodyInvalid, BodyTooLarge, CallerGone
 Result = TypeVar("Result")
 LONGEST_KEY = 255
 LARGEST_BODY = 16 * 1024 * 1024
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 _JSON = (b"content-type", b"application/json")
 _EVENT_STREAM = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-store")]
 
@@ -82,12 +84,10 @@ class Request:
             raise BodyInvalid(("header", "Idempotency-Key"), why)
         return key
 
-    async def answer(self, body: bytes, *, status: int = 200, headers: dict[str, str] | None = None) -> None:
+    def answer(self, body: bytes, *, status: int = 200, headers: Mapping[str, str] = NO_HEADERS) -> None:
         """A JSON document."""
-        more = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        length = (b"content-length", b"%d" % len(body))
-        await self.send({"type": "http.response.start", "status": status, "headers": [_JSON, length, *more]})
-        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+        more = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+        self.line.answer(status, (_JSON, *more), body)
 
     async def unless_gone(self, work: Coroutine[Any, Any, Result]) -> Result:
         """The result of the work, which is cancelled as soon as the caller disconnects. The body must have been read.

@@ -33,7 +33,7 @@ def contract_calls(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) ->
         key, trace = request.idempotency_key(), known_trace(request.header(b"traceparent"))
         call = dialect.chat_call(body, received, key, trace)
         _, answer = await request.unless_gone(calls.complete(run_id, call, dialect.inference_answer))
-        await request.answer(msgspec.json.encode(answer.content if body.wants_bare_content else answer))
+        request.answer(msgspec.json.encode(answer.content if body.wants_bare_content else answer))
 
     async def embedding(request: Request) -> None:
         run_id = identity.run_of(request.header(b"authorization"))
@@ -43,7 +43,7 @@ def contract_calls(pipeline: Pipeline, calls: KeyedCalls, identity: Identity) ->
         key, trace = request.idempotency_key(), known_trace(request.header(b"traceparent"))
         call = dialect.embedding_call(body, received, key, trace)
         _, answer = await request.unless_gone(calls.complete(run_id, call, dialect.embedding_answer))
-        await request.answer(msgspec.json.encode(answer))
+        request.answer(msgspec.json.encode(answer))
 
     return {
         "/api/inference": inference,

@@ -56,10 +56,10 @@ async def _answered(handler: Handler, request: Request) -> None:
     except CallerGone:
         pass  # nobody is there
     except GatewayError as error:
-        await _refuse(request, error)
+        _refuse(request, error)
     except Exception as error:  # noqa: BLE001 - told without its traceback
-        await _refuse(request, unexpected(request.method, request.path, error))
+        _refuse(request, unexpected(request.method, request.path, error))
 
 
-async def _refuse(request: Request, error: GatewayError) -> None:
-    await request.answer(answer_of(request.path, error), status=error.status, headers=error.headers)
+def _refuse(request: Request, error: GatewayError) -> None:
+    request.answer(answer_of(request.path, error), status=error.status, headers=error.headers)

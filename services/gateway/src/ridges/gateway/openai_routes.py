@@ -47,7 +47,7 @@ def openai_calls(calls: KeyedCalls, identity: Identity) -> dict[str, Handler]:
         call = chat_call(received, request.idempotency_key(), known_trace(request.header(b"traceparent")))
         if not call.streamed:
             body, _ = await request.unless_gone(calls.complete(run_id, call, check_completion))
-            await request.answer(body)
+            request.answer(body)
             return
         out = EventStream(request)
         await request.unless_gone(calls.stream(run_id, call, out))
@@ -69,7 +69,7 @@ def openai_calls(calls: KeyedCalls, identity: Identity) -> dict[str, Handler]:
             traceparent=known_trace(request.header(b"traceparent")),
         )
         body, _ = await request.unless_gone(calls.complete(run_id, call, check_embeddings))
-        await request.answer(body)
+        request.answer(body)
 
     return {"/v1/chat/completions": chat, "/v1/embeddings": embeddings}
 
@@ -149,7 +149,8 @@ def check_embeddings(body: bytes) -> None:
 
 def _fields(received: bytes) -> Fields:
     try:
-        str(received, "utf-8")  # fields that pass on untouched are not decoded, so that nobody else would notice
+        if not received.isascii():
+            str(received, "utf-8")  # fields that pass on untouched are not decoded, so that nobody else would notice
         return msgspec.json.decode(received, type=Fields)
     except UNREADABLE as error:
         raise BodyInvalid(("body",), f"not a JSON object: {error}") from error
