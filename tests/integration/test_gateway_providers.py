@@ -22,7 +22,7 @@ def test_requests_per_minute_hold_over_all_gateways_and_say_how_long_to_wait(sta
     with ThreadPoolExecutor(10) as pool:
         replies = list(pool.map(lambda number: ask(gateways[number % replicas], run_id), range(10)))
     refused = [reply for reply in replies if reply.status_code == 429]
-    assert len(refused) == 5 == len(mock.bodies)
+    assert len(refused) == 5 == len(mock.bodies), [(reply.status_code, reply.text) for reply in replies]
     for reply in refused:
         assert 50 <= int(reply.headers["retry-after"]) <= 60
         assert "5 model calls within a minute" in reply.json()["detail"]

@@ -72,6 +72,17 @@ def test_what_a_run_remembers_does_not_grow_with_its_calls():
     assert sizes[1] - sizes[0] < 300_000, "14,000 ids alone would be more than a megabyte"
 
 
+def test_calls_of_the_last_minute_are_counted_once_in_whatever_order_they_come():
+    """The next reservation of another gateway may come before the log's answer to one's own."""
+    state = domain.Spending()
+    for position, call_id in ((2, "b"), (1, "a"), (2, "b"), (1, "a"), (3, "c")):
+        state.apply(reserved(call_id), position)
+    assert state.last_reserved_position == 3
+    assert state.rate_wait_s(NOW, 4) == 0
+    assert state.rate_wait_s(NOW, 3) == 60
+    assert state.rate_wait_s(NOW + timedelta(seconds=61), 1) == 0
+
+
 def test_a_whole_reading_is_not_counted_again():
     events = [event for n in range(6_000) for event in (reserved(f"call-{n}", 5, 1), settled(f"call-{n}", 3, 1))]
     state = spending(*events)

@@ -5,7 +5,6 @@ limits hard, for parallel calls and for several gateways alike (they agree by op
 InferenceReserved events).
 """
 
-from collections import deque
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -67,8 +66,9 @@ class Spending:
         self.keys = IdempotencyKeys()
         self._none_began_before = LONG_AGO
         """No open reservation is older; not always the oldest one's time."""
-        self._begun: deque[datetime] = deque()
-        """Times of the reservations of the last minute."""
+        self._begun: dict[str, datetime] = {}
+        """Calls that began within the last minute. By call: what this gateway appends and what others append may come
+        in another order than in the log, and twice."""
         self._ended: dict[str, None] = {}
         """The last calls that ended, oldest first."""
         self._whole_until = 0
@@ -85,11 +85,10 @@ class Spending:
 
     def rate_wait_s(self, now: datetime, most: int) -> float:
         """Seconds until one more call may begin; 0 = now."""
-        while self._begun and self._begun[0] <= now - RATE_WINDOW:
-            self._begun.popleft()
-        if len(self._begun) < most:
+        times = sorted(time for time in self._begun.values() if time > now - RATE_WINDOW)
+        if len(times) < most:
             return 0.0
-        return (self._begun[-most] + RATE_WINDOW - now).total_seconds()
+        return (times[-most] + RATE_WINDOW - now).total_seconds()
 
     def whole_until(self, position: int) -> None:
         """All events of the run up to this position were applied: what comes again from there is no news."""
@@ -110,11 +109,10 @@ class Spending:
                 self.refusals += 1
 
     def _reserve(self, event: ev.InferenceReserved, position: int) -> None:
-        if position > self.last_reserved_position:
-            self.last_reserved_position = position
-            self._begun.append(event.time)
-            while self._begun[0] <= event.time - RATE_WINDOW:
-                self._begun.popleft()
+        self.last_reserved_position = max(self.last_reserved_position, position)
+        self._begun[event.call_id] = event.time
+        while self._begun[oldest := next(iter(self._begun))] <= event.time - RATE_WINDOW:
+            del self._begun[oldest]
         if event.call_id not in self._ended:
             self._open(event, position)
             if event.idempotency_key is not None:
