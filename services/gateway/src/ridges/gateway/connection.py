@@ -1,6 +1,6 @@
 """Calls over HTTP: read whole, answered whole or piece by piece, and given up as soon as the caller leaves.
 
-The calls of models come here straight from the HTTP server; everything else goes through Litestar (ADR 34).
+The calls of models come here straight from the HTTP server; everything else goes through Litestar (ADR 35).
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """The streamed answer of one attempt: held until it is chosen, then sent on piece by piece as it comes.
 
-Nobody is woken for a piece: it goes from the provider's connection to the caller's in one callback (ADR 34).
+Nobody is woken for a piece: it goes from the provider's connection to the caller's in one callback (ADR 35).
 """
 
 import asyncio

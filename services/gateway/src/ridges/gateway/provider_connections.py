@@ -1,6 +1,6 @@
 """HTTP/1.1 to one provider: connections that are kept, and answers that come piece by piece in callbacks.
 
-A piece costs one callback, no task is woken for it (ADR 34). Parsed by httptools, which reads HTTP for uvicorn too.
+A piece costs one callback, no task is woken for it (ADR 35). Parsed by httptools, which reads HTTP for uvicorn too.
 """
 
 import asyncio
