@@ -19,6 +19,8 @@ from ridges.contracts.limits import ModelLimits, RunLimits
 from ridges.contracts.run_token import sign_run_token
 
 TOKEN_KEY = bytes(range(32))
+PROVIDER_KEY = "sk-bench-v1-" + "0123456789abcdef" * 4
+"""As long as real ones are: short ones take longer to look for in answers."""
 CLOCK = SystemClock()
 UNLIMITED = ModelLimits(max_cost_nano_usd=10**17, max_requests=10**9, max_tokens=10**15, max_concurrency=1000)
 """Every limit is checked, none is reached: a refused call would be a cheap call."""
@@ -112,7 +114,7 @@ class RidgesGateway:
             "RIDGES_CONTENTS": self._contents,
             "RIDGES_HTTP_PORT": str(self.port),
             "RIDGES_LOG_LEVEL": "warning",
-            "BENCH_PROVIDER_KEY": "sk-bench",
+            "BENCH_PROVIDER_KEY": PROVIDER_KEY,
         }
 
     def _compare(self) -> None:

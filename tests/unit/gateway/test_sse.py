@@ -95,3 +95,37 @@ def test_errors_and_garbage_break_the_stream(event):
 def test_a_null_error_is_none():
     event = b'data: {"choices": [], "error": null}\n\n'
     assert relayed([TEXT[0], event])[1].endswith(event)
+
+
+ODD_EVENTS = {
+    "text": b'data: {"choices":[{"index":0,"delta":{"content":"x"},"finish_reason":null}]}\n\n',
+    "finish": b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n',
+    "one of two finishes": b'data: {"choices":[{"finish_reason":null},{"index":1,"finish_reason":"stop"}]}\n\n',
+    "no finish reason": b'data: {"choices":[]}\n\n',
+    "usage": b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}\n\n',
+    "null usage": b'data: {"choices":[{"index":0,"finish_reason":null}],"usage":null}\n\n',
+    "error": b'data: {"error":{"message":"no"}}\n\n',
+    "two lines": b'data: {"choices":\ndata: []}\n\n',
+    "two events": b'data: {"choices":[]}\n\ndata: {"choices":[]}\n\n',
+    "done behind it": b'data: {"choices":[]}\n\ndata: [DONE]\n\n',
+    "carriage returns": b'data: {"choices":[]}\r\n\r\n',
+    "a comment": b": still there\n\n",
+    "an event's name": b'event: x\ndata: {"choices":[]}\n\n',
+    "no blank behind the colon": b'data:{"choices":[]}\n\n',
+    "no JSON": b"data: {broken\n\n",
+}
+
+
+@pytest.mark.parametrize("event", ODD_EVENTS.values(), ids=ODD_EVENTS)
+@pytest.mark.parametrize("answers", [1, 2])
+def test_an_event_means_the_same_whole_and_byte_by_byte(event, answers):
+    told = []
+    for pieces in ([event], [bytes([byte]) for byte in event]):
+        relay = SseRelay(keep_usage=False, answers=answers)
+        relay.feed(ODD_EVENTS["text"])
+        try:
+            out = b"".join(map(relay.feed, pieces))
+        except BrokenStream as error:
+            out = str(error)
+        told.append((out, relay.received, relay.usage, relay.finished, relay.done))
+    assert told[0] == told[1]

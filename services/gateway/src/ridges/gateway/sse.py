@@ -54,6 +54,9 @@ class SseRelay:
             BrokenStream: an error event, or no JSON.
 
         """
+        if self.received and not self._buffer and self._is_usual(chunk):
+            self.received.append(chunk[:-2])
+            return chunk
         buffer = self._buffer + chunk
         if b"\r" in buffer:
             buffer = buffer.replace(b"\r\n", b"\n")
@@ -74,6 +77,18 @@ class SseRelay:
             self.usage = usage_in(rest)
             raise BrokenStream(f"no stream but JSON: {rest[:500].decode(errors='replace')}")
         return self._relayed(rest) if rest else b""
+
+    def _is_usual(self, chunk: bytes) -> bool:
+        """One whole event in one line that tells nothing but text, as nearly all are: nothing of it need be read."""
+        return (
+            chunk.startswith(b"data: {")
+            and chunk.endswith(b"}\n\n")
+            and chunk.count(b"\n") == 2
+            and b"\r" not in chunk
+            and b'"error"' not in chunk
+            and b'"usage"' not in chunk
+            and (self.finished or chunk.count(b'"finish_reason"') == chunk.count(b'"finish_reason":null'))
+        )
 
     def _relayed(self, event: bytes) -> bytes:
         payload = payload_of(event)
