@@ -2,11 +2,15 @@
 
 import asyncio
 import gzip
+import shutil
+import ssl
+import subprocess
 import zlib
 from contextlib import asynccontextmanager
 
 import pytest
 
+from ridges.gateway import provider_connections
 from ridges.gateway.provider_connections import (
     AnswerBroken,
     AnswerTooLarge,
@@ -28,11 +32,11 @@ class Server:
 
     @asynccontextmanager
     async def running(self, **options):
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = server.sockets[0].getsockname()[1]
-        provider = ProviderConnections(
-            f"http://127.0.0.1:{port}/v1", {"Authorization": "Bearer key"}, options.get("connect_timeout_s", 5.0)
-        )
+        tls = options.get("tls")
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
+        address = f"{options.get('host', '127.0.0.1')}:{server.sockets[0].getsockname()[1]}"
+        scheme = "https" if tls else "http"
+        provider = ProviderConnections(f"{scheme}://{address}/v1", {"Authorization": "Bearer key"}, 5.0)
         try:
             yield provider
         finally:
@@ -221,6 +225,42 @@ async def test_a_large_body_arrives_whole():
     head, received = server.requests[0]
     assert received == body
     assert b"\r\ntraceparent: 00-1\r\n" in head
+
+
+@pytest.fixture
+def tls(tmp_path, monkeypatch):
+    """A server's certificate for localhost, trusted by this process."""
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    kind = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-out", str(certificate), "-keyout", str(key)]
+    subprocess.run(["openssl", "req", *kind, *subject, *files], check=True, capture_output=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    provider_connections._tls_context.cache_clear()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    yield context
+    provider_connections._tls_context.cache_clear()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the certificate, is missing")
+async def test_providers_speak_tls(tls):
+    server = Server([HEAD + LENGTH % (5, b"hello")], [CHUNKED, b"5\r\nhello\r\n", 0.01, b"0\r\n\r\n"], [CHUNKED, 30.0])
+    async with server.running(tls=tls, host="localhost") as provider:
+        assert [await ask(provider), await ask(provider)] == [(200, b"hello")] * 2
+        assert server.connections == 1
+        exchange = await provider.post("chat/completions", bytes(1_000_000), {})
+        server.lost.clear()
+        exchange.leave()
+        await asyncio.sleep(0.1)
+        assert not provider._open
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the certificate, is missing")
+async def test_a_certificate_for_another_name_is_refused(tls):
+    async with Server().running(tls=tls) as provider:
+        with pytest.raises(ConnectFailed, match=r"no connection to 127\.0\.0\.1.*certificate"):
+            await ask(provider)
 
 
 async def test_what_cannot_be_reached_is_told_with_its_address(unused_tcp_port):

@@ -37,9 +37,12 @@ class Line:
         self._flow.resume_reading()
 
     def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
-        """A whole answer in one write, where ``send`` makes two. Nothing may have been sent before, or afterwards."""
+        """A whole answer in one write, where ``send`` makes two. Closes the connection in the middle of another one."""
         cycle = self.cycle
         if self.gone:
+            return
+        if cycle.response_started:
+            self._transport.close()
             return
         lines = [STATUS_LINE[status]]
         for name, value in (*cycle.default_headers, *headers):

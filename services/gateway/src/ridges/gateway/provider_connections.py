@@ -17,8 +17,9 @@ from aiohappyeyeballs import start_connection
 
 Sink = Callable[[bytes], None]
 
-KEEPALIVE_S = 30.0
-"""An idle connection is used again for so long."""
+KEEPALIVE_S = 4.0
+"""An idle connection is used again for so long: uvicorn and Node close theirs after five seconds, and a request that
+meets the close is lost, for no request is sent twice."""
 ADDRESSES_KEPT_S = 10.0
 SECOND_FAMILY_AFTER_S = 0.25
 """Source: RFC 8305, recommended connection attempt delay."""
