@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import sqlite3
+import time
 from contextlib import closing
 
 import httpx
@@ -135,10 +136,10 @@ async def test_reading_in_bulk_goes_on_after_the_server_was_killed(nats_server, 
         for chunk in raw_events(Place(url=nats_server.url, name="test"), 0, last):
             if not found:
                 nats_server.restart()
-            found += chunk[:20] if not found else chunk
-            if len(found) == 20:
+            found += chunk
+            if len(found) >= 20:
                 break
-        return found + read(nats_server, 20, last)
+        return found[:20] + read(nats_server, 20, last)
 
     found = await asyncio.to_thread(read_and_kill)
     assert [position for position, *_ in found] == list(range(1, last + 1))
@@ -159,6 +160,24 @@ async def test_reading_in_bulk_goes_on_when_its_consumer_is_gone(nats_server):
         await write(nats_server, author, range(5, 6))
         found = await reading
     assert [position for position, *_ in found] == list(range(1, last + 2))
+
+
+async def test_reading_in_bulk_waits_for_a_reader_that_is_slow(nats_server, monkeypatch):
+    """As one that copies the log to a store with a busy disk: the server ends what was asked for meanwhile."""
+    monkeypatch.setattr("ridges.chassis.jetstream.bulk.PATIENCE_S", 0.5)
+    monkeypatch.setattr("ridges.chassis.jetstream.bulk.PULL_EXPIRES_S", 1)
+    monkeypatch.setattr("ridges.chassis.jetstream.bulk.PULL", 20)
+    last = await write(nats_server, Author(), range(3))
+
+    def read_slowly():
+        found = []
+        for chunk in raw_events(Place(url=nats_server.url, name="test"), 0, last):
+            found += chunk
+            time.sleep(1.6)
+        return found
+
+    found = await asyncio.to_thread(read_slowly)
+    assert [position for position, *_ in found] == list(range(1, last + 1))
 
 
 async def test_a_log_that_ends_too_early_or_is_away_is_an_error_not_a_short_answer(nats_server, monkeypatch):

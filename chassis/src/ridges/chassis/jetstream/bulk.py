@@ -61,8 +61,8 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
                 for chunk in wire.follow(position + 1, until):
                     if chunk:
                         position = chunk[-1][0]
-                        give_up = time.monotonic() + PATIENCE_S
                         yield chunk
+                        give_up = time.monotonic() + PATIENCE_S  # what the reader does with a chunk takes its time
         except OSError as error:
             if time.monotonic() > give_up:
                 raise EventStoreUnavailable(

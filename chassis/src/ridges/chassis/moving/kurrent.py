@@ -75,9 +75,9 @@ class KurrentLog:
                         async for chunk, commit in chunks:
                             read += len(chunk)
                             self._read, self._commit = read, commit
-                            give_up = time.monotonic() + PATIENCE_S
                             if read > after:
                                 yield [event for event in chunk if event.position > after]
+                            give_up = time.monotonic() + PATIENCE_S  # what the reader does with a chunk takes its time
                 return
             except EventStoreUnavailable as error:
                 if time.monotonic() > give_up:
