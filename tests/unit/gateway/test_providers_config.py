@@ -114,6 +114,10 @@ def test_recordings_resolve_against_the_file(tmp_path):
         (("max_output = 100\n", ""), 6, "max_output: missing"),
         (("context = 1000", "context = 0"), 8, "context: Expected `int` >= 1"),
         (('base_url = "https://x/v1/"\n', ""), 3, "needs base_url"),
+        (('"https://x/v1/"', '"https://x:port/v1"'), 4, "'https://x:port/v1' is no address"),
+        (('"https://x/v1/"', '"https://x:99999/v1"'), 4, "'https://x:99999/v1' is no address"),
+        (('"https://x/v1/"', '"https://[::1/v1"'), 4, "'https://[::1/v1' is no address"),
+        (('"https://x/v1/"', '"https:///v1"'), 4, "'https:///v1' is no address"),
         (
             ('base_url = "https://x/v1/"', 'base_url = "https://x/v1/"\nkey_env = "NO_KEY"'),
             5,

@@ -212,6 +212,10 @@ class _Reader:
     def _check_kind(self, number: int, table: _ProviderTable) -> None:
         if table.kind == "openai" and table.base_url is None:
             raise self._error((number,), "kind", f'provider {table.name!r} needs base_url = "https://…/v1"')
+        if table.base_url is not None and not _names_a_host(table.base_url):
+            raise self._error(
+                (number,), "base_url", f"{table.base_url!r} is no address; it looks like https://host:port/v1"
+            )
         if table.kind == "openai" and table.recordings:
             raise self._error((number,), "recordings", 'is for kind = "replay" only')
         if table.kind == "replay":
@@ -323,6 +327,14 @@ class _Reader:
             elif here == place and re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=", line):
                 return number
         return head
+
+
+def _names_a_host(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of the port, or of an IPv6 address
+        return False
 
 
 def _limit_field(base_url: str | None) -> LimitField:
