@@ -36,6 +36,29 @@ def agent_main(problem):
 """
 EDITS = "open('repo/a.txt', 'a').write('two\\n')\n"
 
+FULL = """
+ try:
+  file = open('/sandbox/full', 'wb', buffering=0)
+  while True: file.write(bytes(1 << 20))
+ except OSError: pass
+"""
+NO_INODE = """
+ try:
+  for number in range(40_000): open(f'/sandbox/{number}', 'w').close()
+ except OSError: pass
+"""
+NO_DESCRIPTOR = """
+ try:
+  held = [open('agent.py') for _ in range(100_000)]
+ except OSError: pass
+"""
+LETS_ROOM_GO = """
+ import os
+ for name in os.listdir('/proc/self/fd'):
+  try: os.ftruncate(int(name), 0)
+  except OSError: pass
+"""
+
 
 @pytest.fixture(
     params=[pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)]
@@ -120,6 +143,34 @@ HOW_AGENTS_END = {
         None,
     ),
     "huge patch": ("def agent_main(p): return 'x' * (9 << 20)", Cause.PATCH_INVALID, "bytes", None),
+    "empty output": (
+        f"import os\ndef agent_main(p):\n {EDITS} open('output.json', 'w').close(); os._exit(0)",
+        Cause.AGENT_EXITED,
+        "exit code 0",
+        "+two",
+    ),
+    "full disk, returns": (f"def agent_main(p):\n{FULL} return 'all of it' * 100_000", None, "", "all of it" * 100_000),
+    "full disk, raises": (f"def agent_main(p):\n {EDITS}{FULL} raise KeyError('x')", Cause.AGENT_RAISED, "'x'", "+two"),
+    "full disk, returns too much": (
+        f"def agent_main(p):\n {EDITS}{FULL} return 'x' * (7 << 20)",
+        Cause.AGENT_EXITED,
+        "returned a patch; output.json has no room",
+        "+two",
+    ),
+    "full disk, nothing held back": (
+        f"def agent_main(p):\n {EDITS}{LETS_ROOM_GO}{FULL} return 'x' * 100_000",
+        Cause.AGENT_EXITED,
+        "exit code 1",
+        "+two",
+    ),
+    "no inode left": (f"def agent_main(p):\n{NO_INODE} return 'all of it'", None, "", "all of it"),
+    "no descriptor left": (f"def agent_main(p):\n{NO_DESCRIPTOR} return 'all of it'", None, "", "all of it"),
+    "file over the limit": (
+        f"def agent_main(p):\n {EDITS} open('x', 'w').truncate(200 << 20)",
+        Cause.AGENT_RAISED,
+        "too large",
+        "+two",
+    ),
 }
 
 
@@ -136,7 +187,8 @@ async def test_every_way_an_agent_ends_has_its_cause_and_loses_nothing(manager, 
             end.cause in (causes if isinstance(causes, tuple) else (causes,))
             and detail in (end.detail or "")
             and isinstance(end, ev.PatchProduced) == (difference is not None)
-            and (difference is None or (end.partial and difference in await requests.text(end.patch)))
+            and (difference is None or difference in await requests.text(end.patch))
+            and (difference is None or end.partial == (end.cause is not None))
             and end.log is not None
             and end.exit is not None
         )

@@ -65,7 +65,7 @@ def outcome_of(left: SandboxExit) -> AgentOutcome:
 def _read_output(left: SandboxExit) -> _AgentOutput | AgentOutcome | None:
     """The runner's report; None when there is none; an outcome when something else stands in its place."""
     file = left.output(OUTPUT_PATH)
-    if file.problem == "missing":
+    if file.problem == "missing" or file.content == b"":  # the disk was full before its first byte
         return None
     unsafe = Cause.AGENT_OUTPUT_UNSAFE
     if file.content is None or len(file.content) > MAX_OUTPUT_BYTES:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 AGENT = "agent.py"
 INPUT = "input.json"
 OUTPUT = "output.json"
+ROOM_BYTES = 4 * 1024 * 1024
+SHARE_OF_DISK = 8
+"""At most this part of the disk is held back for the report."""
+MOST_OF_ERROR_CHARS = 1000
 
 
 def load_agent(path: str) -> Any:
@@ -80,24 +84,95 @@ def run_agent(directory: str) -> dict[str, Any]:
     return {"success": True, "output": patch}
 
 
-def write_output(directory: str, outcome: dict[str, Any]) -> None:
-    """Put ``output.json`` in the place of whatever the agent left under that name."""
-    path = os.path.join(directory, OUTPUT)
-    text = json.dumps(outcome)
+class Report:
+    """``output.json`` before it has its name: an inode and room of its own, however full the agent makes the disk."""
+
+    def __init__(self, directory: str) -> None:
+        self._path = os.path.join(directory, OUTPUT)
+        self._fd = -1
+        self._identity: tuple[int, int] | None = None
+        try:
+            self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o644)
+            self._identity = _identity(self._fd)
+            disk = os.statvfs(directory)
+            os.posix_fallocate(self._fd, 0, min(ROOM_BYTES, disk.f_blocks * disk.f_frsize // SHARE_OF_DISK))
+        except OSError:
+            pass  # a file system without such files, or too small for them
+
+    def put(self, text: bytes) -> None:
+        """Stand, complete, in the place of whatever the agent left under the name.
+
+        Raises:
+            OSError: it cannot be written; nothing stands there.
+        """
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        try:
+            if self._identity is None or _identity(self._fd) != self._identity:  # an agent may close what it finds open
+                raise OSError("no room was held back")
+            _write(self._fd, text)
+            os.ftruncate(self._fd, len(text))
+            # a directory is named so that Python calls linkat(2), which alone follows the link of /proc
+            os.link(f"/proc/self/fd/{self._fd}", self._path, src_dir_fd=self._fd)
+        except OSError:
+            self._let_go()
+            self._put_plainly(text)
+
+    def _let_go(self) -> None:
+        try:
+            if self._identity is not None and _identity(self._fd) == self._identity:
+                os.close(self._fd)
+        except OSError:
+            pass
+        self._identity = None
+
+    def _put_plainly(self, text: bytes) -> None:
+        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _write(fd, text)
+        except OSError:
+            os.unlink(self._path)
+            raise
+        finally:
+            os.close(fd)
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    facts = os.fstat(fd)
+    return facts.st_dev, facts.st_ino
+
+
+def _write(fd: int, text: bytes) -> None:
+    written = 0
+    while written < len(text):
+        written += os.pwrite(fd, text[written:], written)
+
+
+def write_output(report: Report, outcome: dict[str, Any]) -> dict[str, Any]:
+    """What the report says in the end: the outcome, or, where that does not fit on the disk, why it is missing."""
     try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
-    with open(path, "x", encoding="utf-8") as file:
-        file.write(text)
+        report.put(json.dumps(outcome).encode())
+    except OSError as error:
+        what = "the agent returned a patch" if outcome["success"] else str(outcome["error"])[:MOST_OF_ERROR_CHARS]
+        words = f"{what}; output.json has no room for all of it: {error.strerror or error}"
+        say(words + "\n")
+        outcome = failure(outcome.get("kind", "exited"), words)
+        try:
+            report.put(json.dumps(outcome).encode())
+        except OSError as again:
+            say(f"output.json cannot be written: {again}\n")
+    return outcome
 
 
 def main() -> int:
     """Exit code: 0 = a patch was returned, 1 = not."""
     directory = os.path.dirname(os.path.abspath(__file__))
     os.chdir(directory)
+    report = Report(directory)
     outcome = run_agent(directory)
-    write_output(directory, outcome)
+    outcome = write_output(report, outcome)
     say("")
     return 0 if outcome["success"] else 1
 
