@@ -123,6 +123,8 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 UNREADABLE = {
     "garbage": b"\x16\x03\x01\x02\x00\r\n\r\n",
     "no method": b"GARBAGE / HTTP/1.1\r\n\r\n",
+    "no host": HEAD.replace(b"host: x\r\n", b"") + b"content-length: 0\r\n\r\n",
+    "two hosts": HEAD + b"host: y\r\ncontent-length: 0\r\n\r\n",
     "both lengths": HEAD + b"content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
     "two lengths": HEAD + b"content-length: 4\r\ncontent-length: 5\r\n\r\nabcde",
     "negative length": HEAD + b"content-length: -1\r\n\r\n",
@@ -139,6 +141,11 @@ def test_what_is_no_http_is_a_json_400(world, sent):
     status, headers, body = raw(gateway, sent)
     assert (status, headers["content-type"], headers["connection"]) == (400, "application/json", "close")
     assert "not HTTP/1.1" in json.loads(body)["detail"]
+
+
+def test_http_1_0_needs_no_host(world):
+    gateway, _, _, _ = world
+    assert raw(gateway, b"GET /livez HTTP/1.0\r\n\r\n")[0] == 200
 
 
 @pytest.mark.parametrize(

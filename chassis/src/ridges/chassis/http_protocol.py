@@ -82,6 +82,10 @@ class Line:
             self.on_gone()
 
 
+class AmbiguousHost(Exception):
+    """Not one Host. Source: RFC 9112, 3.2: such a request is to be answered with 400."""
+
+
 class StrictProtocol(HttpToolsProtocol):
     """One connection. A request that does not parse gets a 400, one that is not there in time a 408, both as JSON."""
 
@@ -120,6 +124,12 @@ class StrictProtocol(HttpToolsProtocol):
         self._arriving, self._answered = True, self.cycle
         super().on_message_begin()
         self.scope["extensions"] = {LINE: self._line}  # type: ignore[dict-item]
+
+    def on_headers_complete(self) -> None:
+        hosts = sum([name == b"host" for name, _ in self.headers])
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            raise AmbiguousHost
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._arrived()
