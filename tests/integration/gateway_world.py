@@ -52,6 +52,10 @@ FLOOD = 40_000
 """Events of 1 kB: more than all buffers on the way hold."""
 
 
+TEXT_CHUNK = {"choices": [{"index": 0, "delta": {"content": "Hello there"}, "finish_reason": None}]}
+FINISH_CHUNK = {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}
+
+
 class MockProvider:
     """OpenAI-compatible. What it does stands in the served model's name: ``status 503``, ``slow 2``, ``cut`` …"""
 
@@ -105,6 +109,8 @@ class MockProvider:
 
     def answer(self, http, body):
         does, _, value = body["model"].partition(" ")
+        if does == "returns":
+            return self.stream_with_returns(http)
         if does == "says":
             return self.say(http, int(value), streamed=bool(body.get("stream")))
         return self.answer_as(does, value, http, body)
@@ -209,6 +215,18 @@ class MockProvider:
         if does != "cut":
             http.wfile.write(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}))
             http.wfile.write(event({"choices": [], "usage": USAGE}) + b"data: [DONE]\n\n")
+
+    def stream_with_returns(self, http):
+        """Lines end with carriage returns, and the events come apart."""
+        http.send_response(200)
+        http.send_header("Content-Type", "text/event-stream")
+        http.end_headers()
+        http.close_connection = True
+        for chunk in (TEXT_CHUNK, FINISH_CHUNK, {"choices": [], "usage": USAGE}):
+            http.wfile.write(event(chunk).replace(b"\n", b"\r"))
+            http.wfile.flush()
+            self.wait_unless_left(http, 0.3)
+        http.wfile.write(b"data: [DONE]\r\r")
 
     @staticmethod
     def echo_key(http):

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
-from integration.gateway_world import CANARY_KEY, ask, chat, eventually, mock_config
+from integration.gateway_world import CANARY_KEY, TEXT_CHUNK, ask, chat, eventually, mock_config
 
 from ridges.contracts import events as ev
 
@@ -135,6 +135,24 @@ def test_every_timeout_of_a_stream(start, log, mock, served, extra, outcome, wor
     assert (failed.attempts[0].outcome, failed.attempts[0].usage_source) == (outcome, "estimated")
     assert words in failed.attempts[0].detail
     eventually(lambda: mock.open == 0)
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["no key", "with a key to be masked"])
+def test_a_stream_whose_lines_end_with_carriage_returns_is_read_as_it_comes(start, log, mock, keyed):
+    config = mock_config(mock.url, "returns")
+    gateway = start(config if keyed else config.replace('key_env = "CANARY_KEY"\n', ""))
+    run_id, times, text = log.new_run(), [], ""
+    began_at = time.monotonic()
+    body = {"model": "returns", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+    with gateway.client(run_id) as client, client.stream("POST", "/v1/chat/completions", json=body) as reply:
+        for piece in reply.iter_text():
+            times.append(time.monotonic() - began_at)
+            text += piece
+    assert json.loads(text.partition("\n\n")[0].removeprefix("data: "))["choices"] == TEXT_CHUNK["choices"]
+    assert text.endswith("data: [DONE]\n\n")
+    assert times[-1] - times[0] > 0.5, "held back until it was whole"
+    (made,) = log.events(run_id, ev.InferenceMade)
+    assert made.attempts[0].usage_source == "provider"
 
 
 def test_an_address_that_swallows_packets_is_given_up_soon(start, log, mock):

@@ -75,7 +75,7 @@ def test_escapes_hide_nothing():
 def test_an_ordinary_stream_goes_on_as_it_comes_byte_by_byte():
     pieces = [event("words and sk"), event("-"), b": comment\n\n", event("y s"), b'event: x\ndata: {"choices": []}\n\n']
     stream = DeltaRedaction(KEY)
-    for piece in (*pieces, event("\u00e9s"), b'data: {"usage":{"x":1.50}}\r\n\r\n', DONE):
+    for piece in (*pieces, event("\u00e9s"), b'data: {"usage":{"x":1.50}}\n\n', DONE):
         assert stream.feed(piece) == piece
 
 

@@ -36,7 +36,8 @@ class Server:
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=tls)
         address = f"{options.get('host', '127.0.0.1')}:{server.sockets[0].getsockname()[1]}"
         scheme = "https" if tls else "http"
-        provider = ProviderConnections(f"{scheme}://{address}/v1", {"Authorization": "Bearer key"}, 5.0)
+        base_url = f"{scheme}://{address}/v1{options.get('query', '')}"
+        provider = ProviderConnections(base_url, {"Authorization": "Bearer key"}, 5.0)
         try:
             yield provider
         finally:
@@ -270,3 +271,10 @@ async def test_what_cannot_be_reached_is_told_with_its_address(unused_tcp_port):
     unknown = ProviderConnections("http://no-such-host.invalid/v1", {}, 5.0)
     with pytest.raises(ConnectFailed, match=r"no connection to no-such-host\.invalid:80"):
         await ask(unknown)
+
+
+async def test_the_query_of_a_base_url_goes_with_each_request():
+    server = Server([CHUNKED + b"0\r\n\r\n"])
+    async with server.running(query="?api-version=2024-10-21") as provider:
+        assert await ask(provider) == (200, b"")
+    assert server.requests[0][0].startswith(b"POST /v1/chat/completions?api-version=2024-10-21 HTTP/1.1\r\n")

@@ -89,6 +89,20 @@ def test_a_key_comes_from_the_environment_and_stays_out_of_texts(tmp_path):
     assert "sk-1" not in repr(config)
 
 
+@pytest.mark.parametrize("key", ["sk-secret\r\nX-Admin: 1", "sk-secrét"])
+def test_a_key_that_no_header_may_hold_is_refused_and_not_shown(tmp_path, key):
+    keyed = HEAD + 'key_env = "K"\n' + MODEL
+    with pytest.raises(ConfigError, match="key_env: the variable K holds") as caught:
+        load(tmp_path, keyed, {"K": key})
+    assert "secr" not in str(caught.value)
+
+
+def test_a_password_in_an_address_is_not_shown(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD.replace("https://x", "https://me:secret@x"))
+    assert "secret" not in str(caught.value)
+
+
 def test_recordings_resolve_against_the_file(tmp_path):
     (tmp_path / "rec").mkdir()
     for name in ("b", "a"):
@@ -118,6 +132,11 @@ def test_recordings_resolve_against_the_file(tmp_path):
         (('"https://x/v1/"', '"https://x:99999/v1"'), 4, "'https://x:99999/v1' is no address"),
         (('"https://x/v1/"', '"https://[::1/v1"'), 4, "'https://[::1/v1' is no address"),
         (('"https://x/v1/"', '"https:///v1"'), 4, "'https:///v1' is no address"),
+        (('"https://x/v1/"', '"https://bücher.example/v1"'), 4, "write it as xn--bcher-kva.example"),
+        (('"https://x/v1/"', '"https://ỻ..example/v1"'), 4, "is no address"),
+        (('"https://x/v1/"', '"https://x/my models/v1"'), 4, "characters that stand in no address"),
+        (('"https://x/v1/"', '"https://x/v1#here"'), 4, "has a # part"),
+        (('"https://x/v1/"', '"https://me:secret@x/v1"'), 4, "a key comes from key_env"),
         (
             ('base_url = "https://x/v1/"', 'base_url = "https://x/v1/"\nkey_env = "NO_KEY"'),
             5,

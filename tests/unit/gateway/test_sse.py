@@ -77,11 +77,26 @@ def test_comments_wait_for_the_first_event():
     assert relay.feed(b": still here\n\n") == b": still here\n\n"
 
 
-def test_crlf_and_a_missing_last_blank_line():
-    stream = b"".join(TEXT).replace(b"\n", b"\r\n").rstrip(b"\r\n")
-    relay, out = relayed([stream], cut_at=3)
+@pytest.mark.parametrize("cut_at", [None, 1, 3, 5])
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+def test_lines_of_any_end_and_a_missing_last_blank_line(line_end, cut_at):
+    stream = b"".join(TEXT).replace(b"\n", line_end).rstrip(b"\r\n")
+    relay, out = relayed([stream], cut_at=cut_at)
     assert out == b"".join(TEXT)
     assert relay.finished
+
+
+def test_an_event_that_ends_with_carriage_returns_is_not_held_back():
+    relay = SseRelay(keep_usage=False)
+    for text in TEXT:
+        assert relay.feed(text.replace(b"\n", b"\r")) == text
+    assert relay.feed(b"\n") == b"", "the line feed of the last one"
+
+
+def test_a_byte_order_mark_in_front_is_none():
+    relay, out = relayed([b"\xef\xbb\xbf", *TEXT, DONE], cut_at=2)
+    assert out == b"".join(TEXT)
+    assert relay.done
 
 
 @pytest.mark.parametrize(
@@ -109,6 +124,7 @@ ODD_EVENTS = {
     "two events": b'data: {"choices":[]}\n\ndata: {"choices":[]}\n\n',
     "done behind it": b'data: {"choices":[]}\n\ndata: [DONE]\n\n',
     "carriage returns": b'data: {"choices":[]}\r\n\r\n',
+    "lone carriage returns": b'data: {"choices":[]}\r\r',
     "a comment": b": still there\n\n",
     "an event's name": b'event: x\ndata: {"choices":[]}\n\n',
     "no blank behind the colon": b'data:{"choices":[]}\n\n',

@@ -26,7 +26,7 @@ MOST_HELD = 1_000
 SEARCHED = 16
 """Characters of a beginning that the search for one compares."""
 
-_ENDS = re.compile(rb"(?<=\n\n)|(?<=\r\n\r\n)")
+_ENDS = re.compile(rb"(?<=\n\n)")
 
 Place = tuple[str | int, ...]
 """Where a text stands in a chunk; in lists by the ``index`` of their items."""
@@ -40,7 +40,7 @@ class _Event:
     def __init__(self, raw: bytes) -> None:
         self.raw, self.held, self.touched = raw, True, False
         try:
-            self.chunk: Any = msgspec.json.decode(payload_of(raw.replace(b"\r\n", b"\n").strip()) or b"null")
+            self.chunk: Any = msgspec.json.decode(payload_of(raw.strip()) or b"null")
         except UNREADABLE:
             self.chunk = None
 
@@ -85,7 +85,7 @@ Begun = list[tuple[_Text, int]]
 
 
 class DeltaRedaction:
-    """The pieces of one stream, one after the other. Gives back whole events."""
+    """The pieces of one stream, one after the other, whose lines end with line feeds. Gives back whole events."""
 
     def __init__(self, secret: str | None) -> None:
         self._secret = secret if secret and len(secret) >= SHORTEST else ""
@@ -100,8 +100,8 @@ class DeltaRedaction:
             return piece
         if self._buffer:
             piece = self._buffer + piece
-        end = len(piece) if piece.endswith(b"\n\n") else max(piece.rfind(b"\n\n") + 2, piece.rfind(b"\r\n\r\n") + 4)
-        if end < 4:
+        end = len(piece) if piece.endswith(b"\n\n") else piece.rfind(b"\n\n") + 2
+        if end < 2:
             end = len(piece) if len(piece) > LONGEST_EVENT else 0
         events, self._buffer = piece[:end], piece[end:]
         if not self._begun and self._beginning.search(events) is None:

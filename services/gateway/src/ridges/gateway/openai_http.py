@@ -12,6 +12,7 @@ from ridges.gateway.ports import AnswerCut, Path, ProviderReply, ProviderTooSlow
 from ridges.gateway.provider_connections import AnswerTooLarge, Exchange, ProviderConnections, Silence
 from ridges.gateway.providers_config import Provider
 from ridges.gateway.redaction import RedactedStream, Redaction
+from ridges.gateway.sse import LineEnds
 
 LARGEST_REPLY = 64 * 1024 * 1024
 LARGEST_ERROR = 64 * 1024
@@ -105,10 +106,10 @@ class _HttpStream:
         exchange.watch_silence(idle_s)
 
     async def flow(self, sink: Sink) -> None:
-        redacted, deltas = RedactedStream(self._provider.redaction), self._provider.delta_redaction()
+        ends, redacted, deltas = LineEnds(), RedactedStream(self._provider.redaction), self._provider.delta_redaction()
 
         def take(piece: bytes) -> None:
-            if shown := deltas.feed(redacted.feed(piece)):
+            if shown := deltas.feed(redacted.feed(ends.feed(piece))):
                 sink(shown)
 
         try:

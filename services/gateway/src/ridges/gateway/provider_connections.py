@@ -183,10 +183,13 @@ class ProviderConnections:
         assert url.hostname is not None
         self._tls = url.scheme == "https"
         self._host, self._port = url.hostname, url.port or (443 if self._tls else 80)
-        self._path, self._connect_timeout_s = url.path.rstrip("/"), connect_timeout_s
-        fixed = {"Host": url.netloc.rpartition("@")[2], "User-Agent": "ridges", "Accept": "*/*"}
+        self._path, query = url.path.rstrip("/"), f"?{url.query}" if url.query else ""
+        self._connect_timeout_s = connect_timeout_s
+        fixed = {"Host": url.netloc, "User-Agent": "ridges", "Accept": "*/*"}
         fixed |= {"Accept-Encoding": "identity", **headers}
-        self._head = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
+        lines = "".join(f"{name}: {value}\r\n" for name, value in fixed.items())
+        self._head = f"{query} HTTP/1.1\r\n{lines}"
+        """What follows the path of every request."""
         self._idle: list[_Connection] = []
         self._open: set[_Connection] = set()
         self._closed = False
@@ -203,7 +206,7 @@ class ProviderConnections:
         """
         connection = self._kept() or await self._connect()
         more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"POST {self._path}/{path} HTTP/1.1\r\n{self._head}{more}Content-Length: {len(body)}\r\n\r\n"
+        head = f"POST {self._path}/{path}{self._head}{more}Content-Length: {len(body)}\r\n\r\n"
         exchange = connection.ask(head.encode("latin-1"), body)
         try:
             await exchange.head

@@ -23,6 +23,7 @@ OTHER_TABLES = frozenset({"ports", "problems", "run", "sandbox"})
 
 WEB_SEARCH = ":online"
 """Source: OpenRouter; the same as its plugin ``web``."""
+NO_ADDRESS = "is no address; it looks like https://host:port/v1"
 OPENAI_HOST = "api.openai.com"
 """Its newer models refuse ``max_tokens``; elsewhere that is the name that every server knows."""
 
@@ -212,10 +213,8 @@ class _Reader:
     def _check_kind(self, number: int, table: _ProviderTable) -> None:
         if table.kind == "openai" and table.base_url is None:
             raise self._error((number,), "kind", f'provider {table.name!r} needs base_url = "https://…/v1"')
-        if table.base_url is not None and not _names_a_host(table.base_url):
-            raise self._error(
-                (number,), "base_url", f"{table.base_url!r} is no address; it looks like https://host:port/v1"
-            )
+        if table.base_url is not None and (wrong := _wrong_with(table.base_url)):
+            raise self._error((number,), "base_url", wrong)
         if table.kind == "openai" and table.recordings:
             raise self._error((number,), "recordings", 'is for kind = "replay" only')
         if table.kind == "replay":
@@ -240,6 +239,9 @@ class _Reader:
         key = self._environ.get(table.key_env, "").strip()
         if not key:
             raise self._error((number,), "key_env", f"the environment variable {table.key_env} is not set or empty")
+        if not (key.isascii() and key.isprintable()):
+            told = f"the variable {table.key_env} holds what no key has: line ends or letters beyond ASCII"
+            raise self._error((number,), "key_env", told)
         return key
 
     def _recordings(self, number: int, table: _ProviderTable) -> tuple[Path, ...]:
@@ -329,12 +331,21 @@ class _Reader:
         return head
 
 
-def _names_a_host(url: str) -> bool:
+def _wrong_with(url: str) -> str | None:
+    """Why requests cannot be sent there. Tells no password."""
     try:
         parts = urlsplit(url)
-        return bool(parts.hostname) and parts.port != 0
-    except ValueError:  # of the port, or of an IPv6 address
-        return False
+        if "@" in parts.netloc:
+            return "holds a user or a password, which are not sent; a key comes from key_env"
+        if not parts.hostname or parts.port == 0:
+            return f"{url!r} {NO_ADDRESS}"
+        if not parts.hostname.isascii():
+            return f"{url!r} has a host beyond ASCII; write it as {parts.hostname.encode('idna').decode()}"
+    except ValueError:  # of the port, of an IPv6 address, or of a name that is none
+        return f"{url!r} {NO_ADDRESS}"
+    if not all("!" <= character <= "~" for character in url):
+        return f"{url!r} has characters that stand in no address; write them as % and their code: /my%20models/v1"
+    return f"{url!r} has a # part, which is not sent" if parts.fragment else None
 
 
 def _limit_field(base_url: str | None) -> LimitField:

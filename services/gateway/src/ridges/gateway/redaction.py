@@ -78,7 +78,7 @@ class Redaction:
 
 
 class RedactedStream:
-    """Pieces of a stream, one after the other: whole lines go out, for no form of a key holds the end of a line.
+    """Pieces of a stream, one after the other: whole lines go out, for no form of a key holds a line feed.
 
     Events of a stream begin alike. One that begins like those before, and in what follows has no room for a key, is
     not searched at all.

@@ -1,6 +1,7 @@
 """Relay of a streamed chat answer: events go on as they came; only usage is read, and taken out where nobody asked."""
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterable
 
 import msgspec
@@ -27,6 +28,25 @@ class BrokenStream(Exception):
     """The provider sent an error or what is no stream of chat chunks."""
 
 
+class LineEnds:
+    """The pieces of one stream, with line feeds for whatever ends its lines.
+
+    Source: WHATWG HTML, 9.2.5 Parsing an event stream: carriage return, line feed, or both.
+    """
+
+    def __init__(self) -> None:
+        self._returned = False
+        """The last piece ended with a carriage return, whose line feed may follow."""
+
+    def feed(self, piece: bytes) -> bytes:
+        if self._returned and piece:
+            piece, self._returned = piece.removeprefix(b"\n"), False
+        if b"\r" not in piece:
+            return piece
+        self._returned = piece.endswith(b"\r")
+        return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+
+
 class SseRelay:
     """One streamed answer."""
 
@@ -39,7 +59,7 @@ class SseRelay:
         self._keep_usage, self._answers = keep_usage, answers
         self._finished: set[int] = set()
         """Of several answers those that are whole, by index."""
-        self._buffer = b""
+        self._line_ends, self._buffer = LineEnds(), b""
         self._done = False
 
     @property
@@ -57,10 +77,7 @@ class SseRelay:
         if self.received and not self._buffer and self._is_usual(chunk):
             self.received.append(chunk[:-2])
             return chunk
-        buffer = self._buffer + chunk
-        if b"\r" in buffer:
-            buffer = buffer.replace(b"\r\n", b"\n")
-        *events, self._buffer = buffer.split(b"\n\n")
+        *events, self._buffer = (self._buffer + self._line_ends.feed(chunk)).split(b"\n\n")
         if len(self._buffer) > LONGEST_EVENT:
             raise BrokenStream("one event of the stream is longer than 4 MiB")
         return b"".join([self._relayed(event) for event in events])
@@ -91,6 +108,8 @@ class SseRelay:
         )
 
     def _relayed(self, event: bytes) -> bytes:
+        if not self.received:
+            event = event.removeprefix(BOM_UTF8)
         payload = payload_of(event)
         if payload is None:
             return event + b"\n\n" if self.received and event else b""
@@ -146,7 +165,7 @@ class SseRelay:
 
 def events_of(stream: bytes) -> list[bytes]:
     """The data of every event in a whole stream, without ``[DONE]``."""
-    payloads = (payload_of(event) for event in stream.replace(b"\r\n", b"\n").split(b"\n\n"))
+    payloads = (payload_of(event) for event in LineEnds().feed(stream).split(b"\n\n"))
     return [payload for payload in payloads if payload and payload != b"[DONE]"]
 
 
