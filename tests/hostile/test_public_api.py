@@ -10,17 +10,22 @@ import urllib.request
 from typing import Any
 from uuid import uuid4
 
+import msgspec
 import pytest
 from docker_images import docker, need_agent_image
 from e2e.project import Project
 from grading import CREATE, write_folder
-from hostile.cases import PROGRAMS
+from hostile.cases import CASES, IN_COMPANY, PROGRAMS, Case
 from hostile.host import Host
+from hostile.world import Bait
+from sandboxes import SMALL
 
 from ridges.contracts.faults import Cause
 
 pytestmark = pytest.mark.timeout(600)
 
+ALL = (*sorted(IN_COMPANY), *CASES)
+"""Siblings come side by side, and each next tenant soon after the last."""
 CANARY = f"CANARY-{secrets.token_hex(8)}"
 RUN_TOKEN = re.compile(rb"[0-9a-f]{8}-[0-9a-f-]{27}\.[0-9a-f]{64}")
 PROVIDER = """
@@ -37,38 +42,53 @@ max_output = 4096
 input_usd = "2.00"
 output_usd = "8.00"
 """
-LIMITS = {
-    "agent_timeout_s": 40,
-    "sandbox": {"memory_bytes": 512 << 20, "disk_bytes": 32 << 20, "pids": 128, "log_chars": 100_000},
-}
 RETURNS_NOTHING = "\n\ndef agent_main(problem):\n    return ''\n"
-ANY_END_OF_AGENTS = {Cause.PATCH_EMPTY, Cause.AGENT_TIMED_OUT, Cause.AGENT_EXITED, Cause.AGENT_NOT_LOADABLE}
-EXPECTED: dict[str, set[Cause]] = {
-    "secrets/canaries": {Cause.PATCH_EMPTY},
-    "secrets/tracebacks": {Cause.PATCH_EMPTY},
-    "hidden/tests_and_reference": {Cause.PATCH_EMPTY},
-    "hidden/future_commits": {Cause.PATCH_EMPTY},
-    "proxy/identity": {Cause.PATCH_EMPTY},
-    "proxy/targets": {Cause.PATCH_EMPTY},
-    "proxy/smuggling": {Cause.PATCH_EMPTY},
-    "output/deep_json": {Cause.AGENT_OUTPUT_UNSAFE},
-    "output/odd_json": {Cause.AGENT_OUTPUT_UNSAFE},
+ENDS_AT_ONCE = "\n\nos._exit(0)\n"
+"""So the difference of its repository is its patch, which is vetted and judged."""
+RAN = {Cause.PATCH_EMPTY}
+OUT_OF_TIME = {Cause.AGENT_TIMED_OUT}
+OUT_OF_MEMORY = {Cause.AGENT_OUT_OF_MEMORY, Cause.AGENT_NOT_LOADABLE}
+BOUNDED = OUT_OF_MEMORY | {Cause.PATCH_EMPTY, Cause.AGENT_EXITED}
+UNSAFE = {Cause.AGENT_OUTPUT_UNSAFE}
+OTHERWISE: dict[str, set[Cause]] = {
+    "resources/fork_bomb": BOUNDED | OUT_OF_TIME,
+    "resources/memory_bomb": OUT_OF_MEMORY,
+    "resources/hidden_memory": BOUNDED,
+    "resources/shared_memory": BOUNDED,
+    "resources/pipe_bomb": BOUNDED,
+    "resources/inode_bomb": BOUNDED | OUT_OF_TIME,
+    "resources/sparse_sea": BOUNDED,
+    "resources/fd_bomb": BOUNDED,
+    "escape/victims_of_memory": OUT_OF_MEMORY,
+    "time/deaf": OUT_OF_TIME,
+    "time/kill_everything": {Cause.AGENT_EXITED},
+    "time/stop_everything": OUT_OF_TIME,
+    "time/slow_death": OUT_OF_TIME,
+    "time/writes_after_the_deadline": OUT_OF_TIME,
+    "time/ends_just_before": RAN | OUT_OF_TIME,
+    "time/ends_just_after": RAN | OUT_OF_TIME,
+    "output/forge_result": {Cause.AGENT_EXITED},
+    "output/os_exit": {Cause.AGENT_EXITED},
+    "output/deep_json": UNSAFE,
+    "output/odd_json": UNSAFE,
     "output/huge_patch": {Cause.PATCH_INVALID},
     "output/no_text": {Cause.PATCH_INVALID},
     "output/terminal_escapes": {Cause.AGENT_RAISED},
-    "output/replaces_the_runner": {Cause.AGENT_OUTPUT_UNSAFE},
-    "output/fills_before_the_report": {Cause.AGENT_EXITED, Cause.AGENT_OUTPUT_UNSAFE},
-    "resources/memory_bomb": {Cause.AGENT_OUT_OF_MEMORY, Cause.AGENT_NOT_LOADABLE},
-    "resources/log_bomb": {Cause.PATCH_EMPTY},
-    "resources/fork_bomb": ANY_END_OF_AGENTS | {Cause.AGENT_OUT_OF_MEMORY},
+    "output/replaces_the_runner": UNSAFE,
+    "output/fills_before_the_report": {Cause.AGENT_EXITED},
+    "patch/maze": {Cause.PATCH_INVALID},
+    "patch/git_traps": {Cause.PATCH_INVALID},
+    "patch/links_out": {Cause.PATCH_INVALID},
 }
+EXPECTED = {name: OTHERWISE.get(name, {Cause.AGENT_EXITED} if name.startswith("patch/") else RAN) for name in ALL}
 
 
 class System:
     """A whole system, and what it answered."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, bait: Bait) -> None:
         self.project = project
+        self.bait = bait
         self.url = str(project.state()["ledger_url"])
         self.answers: dict[str, bytes] = {}
 
@@ -81,7 +101,7 @@ class System:
         return json.loads(answer) if "json" in reply.headers["Content-Type"] else answer
 
     def let_loose(self, technology: str) -> dict[str, dict[str, Any]]:
-        """What became of each program's run."""
+        """What became of each program's run, with its log."""
         ids = {name: self._request(name, technology) for name in EXPECTED}
         give_up_at = time.monotonic() + 400
         while not all(self.ask(f"/v1/runs/{run_id}")["finished_at"] for run_id in ids.values()):
@@ -90,13 +110,21 @@ class System:
         for run_id in ids.values():
             for part in ("events", "log"):
                 self.ask(f"/v1/runs/{run_id}/{part}")
-        return {name: self.ask(f"/v1/runs/{run_id}") for name, run_id in ids.items()}
+        ended = {name: self.ask(f"/v1/runs/{run_id}") for name, run_id in ids.items()}
+        for name, run_id in ids.items():
+            ended[name]["log"] = self.answers[f"/v1/runs/{run_id}/log"]
+        return ended
 
     def _request(self, name: str, technology: str) -> str:
-        source = f"import os\nos.environ['OTHER_RUN'] = '{uuid4()}'\n" + (PROGRAMS / f"{name}.py").read_text()
+        env = self.bait.env() | {"OTHER_RUN": str(uuid4())}
+        source = f"import os\nos.environ |= {env!r}\n" + (PROGRAMS / f"{name}.py").read_text()
+        if name.startswith("patch/"):
+            source += ENDS_AT_ONCE
         if "def agent_main" not in source:
             source += RETURNS_NOTHING
-        body = {"problem": "roman", "agent_source": source, "sandbox": technology, "limits": LIMITS}
+        timeout_s = int(CASES.get(name, Case()).timeout_s)
+        limits = {"agent_timeout_s": timeout_s, "sandbox": msgspec.to_builtins(SMALL)}
+        body = {"problem": "roman", "agent_source": source, "sandbox": technology, "limits": limits}
         return str(self.ask("/v1/runs", body)["run_id"])
 
 
@@ -110,11 +138,14 @@ def system(tmp_path_factory, bubblewrap_works):
     before = Host()
     up = project.ridges("up", timeout_s=120)
     assert up.code == 0, up
+    bait = Bait(project.folder)
     try:
-        yield System(project)
+        yield System(project, bait)
         owner = (project.folder / ".ridges" / "manager" / "installation-id").read_text().strip()
     finally:
+        bait.close()
         project.ridges("down")
+    assert bait.visitors == []
     assert project.wait_for_nothing_left() == []
     assert asyncio.run(before.left_since()) == []
     if shutil.which("docker"):
@@ -148,6 +179,7 @@ def test_it_ends_as_its_own_fault_in_docker(runs, program):
 
 
 def is_its_own_fault(run: dict[str, Any], program: str) -> None:
+    assert b"BROKE OUT" not in run["log"], run["log"][-3000:]
     assert run["cause"] in EXPECTED[program], (run["cause"], run["detail"])
     assert (run["verdict"], run["fault"], run["attempt"]) == ("unresolved", "agent", 1)
     assert "\x1b" not in (run["detail"] or "")

@@ -25,6 +25,24 @@ def agent_main(input_dict):
     return "diff"
 """
 
+FORK = """
+import os
+def agent_main(input_dict):
+    children = [os.fork() for _ in range(3)]
+    if not all(children):
+        return "of a child"
+    for child in children:
+        os.waitpid(child, 0)
+    return "of the parent"
+"""
+CLOSES = """
+import os
+def agent_main(input_dict):
+    os.closerange(3, 100)
+    files = [open(f"mine{number}", "w") for number in range(5)]
+    return "diff"
+"""
+
 
 def run(tmp_path, agent: str | bytes):
     """(exit code, output.json, log)."""
@@ -63,6 +81,8 @@ def run(tmp_path, agent: str | bytes):
         ("def agent_main(i):\n open('output.json', 'w').write('mine')\n return 'diff'", "diff"),
         ("import os\ndef agent_main(i):\n os.symlink('/etc/passwd', 'output.json')\n return 'diff'", "diff"),
         (THREAD, "diff"),
+        (FORK, "of the parent"),
+        (CLOSES, "diff"),
         ("import sys\ndef agent_main(i):\n sys.stdout = sys.stderr = None\n return 'diff'", "diff"),
         ("def agent_main(i): return '\\ud800'", "\ud800"),
         ("def agent_main(i): return ''", ""),
@@ -72,6 +92,7 @@ def test_what_it_returns_is_the_patch(tmp_path, agent, patch):
     code, output, log = run(tmp_path, agent)
     assert output == {"success": True, "output": patch}, log
     assert code == 0
+    assert all(file.stat().st_size == 0 for file in tmp_path.glob("mine*"))
 
 
 @pytest.mark.parametrize(

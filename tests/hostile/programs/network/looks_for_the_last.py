@@ -1,10 +1,16 @@
 """Looks for what the last tenant of a network left."""
 
+import os
 import socket
+from urllib.parse import urlsplit
 
+own_proxy = urlsplit(os.environ.get("SANDBOX_PROXY_URL", "")).port
 for kind in ("tcp", "tcp6", "udp", "raw", "packet"):
     with open(f"/proc/net/{kind}") as table:
         lines = table.read().splitlines()[1:]
+    if kind == "tcp" and own_proxy:  # the one listener that its own supervisor has
+        own = [line for line in lines if line.split()[1:4] == [f"0100007F:{own_proxy:04X}", "00000000:0000", "0A"]]
+        lines = [line for line in lines if line not in own[:1]]
     if lines:
         print("BROKE OUT: sockets", kind, lines[:2])
 with open("/proc/net/unix") as table:

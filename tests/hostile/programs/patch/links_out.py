@@ -8,5 +8,6 @@ for name, target in (
     *(("random", "/dev/urandom"), ("root", "/"), ("up", "../../../../etc"), ("self", "self"), ("mem", "/proc/self/mem")),
 ):
     os.symlink(target, name)
+os.makedirs("sub", exist_ok=True)
 os.rename("sub", "sub.old")
 os.symlink("/etc", "sub")

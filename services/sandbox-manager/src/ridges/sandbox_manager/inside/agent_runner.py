@@ -170,8 +170,10 @@ def main() -> int:
     """Exit code: 0 = a patch was returned, 1 = not."""
     directory = os.path.dirname(os.path.abspath(__file__))
     os.chdir(directory)
-    report = Report(directory)
+    report, own_pid = Report(directory), os.getpid()
     outcome = run_agent(directory)
+    if os.getpid() != own_pid:
+        return 1  # a child that the agent forked and let come back: only the parent's word counts
     outcome = write_output(report, outcome)
     say("")
     return 0 if outcome["success"] else 1
