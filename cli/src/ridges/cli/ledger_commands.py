@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Never, TypeVar
 
 import typer
 
@@ -43,9 +43,23 @@ def archive(as_json: AsJson = False) -> None:
 
 
 @ledger_app.command()
-def restore(as_json: AsJson = False) -> None:
+def restore(
+    into_new: Annotated[
+        bool,
+        typer.Option(
+            "--into-new",
+            help="Make a damaged log of this folder whole: its files are moved away, a new one gets the archive and "
+            "what is still readable in them. `ridges down` first.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring a lost log back from the archive: same events, same positions."""
-    _run_pass("/v1/admin/restore", as_json)
+    if not into_new:
+        _run_pass("/v1/admin/restore", as_json)
+    from ridges.cli.log_restore import restored_into_new
+
+    _end_pass(_followed(restored_into_new()), as_json)
 
 
 @ledger_app.command()
@@ -148,12 +162,17 @@ def settle(
         typer.echo(f"settled; the record stands at position {position}")
 
 
-def _run_pass(path: str, as_json: bool) -> None:
-    from ridges.cli import render
+def _run_pass(path: str, as_json: bool) -> Never:
     from ridges.cli.system import system_for_reading
 
     with system_for_reading() as client:
         result = _followed(client.run_pass(path))
+    _end_pass(result, as_json)
+
+
+def _end_pass(result: "PassResult", as_json: bool) -> Never:
+    from ridges.cli import render
+
     if as_json:
         render.json_document(result)
     else:

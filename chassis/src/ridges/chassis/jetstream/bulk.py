@@ -61,7 +61,9 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
                 for chunk in wire.follow(position + 1, until):
                     if chunk:
                         position = chunk[-1][0]
-                        yield chunk
+                        wanted = chunk if position <= until else [event for event in chunk if event[0] <= until]
+                        if wanted:
+                            yield wanted
                         give_up = time.monotonic() + PATIENCE_S  # what the reader does with a chunk takes its time
         except OSError as error:
             if time.monotonic() > give_up:
@@ -71,7 +73,9 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
             time.sleep(RETRY_PAUSE_S)
         else:
             if position < until and time.monotonic() > give_up:
-                raise EventStoreUnavailable(f"the log ends at position {position}, before {until}")
+                raise EventStoreUnavailable(
+                    f"the log ends at position {position}, before {until}: nats-server cannot read what follows"
+                )
 
 
 class _Lost(OSError):
@@ -165,6 +169,7 @@ class _Wire:
         return str((config.get("metadata") or {}).get(EPOCH, ""))
 
     def follow(self, first: int, until: int) -> Iterator[list[RawEvent]]:
+        """From a position on to ``until`` at least; the last chunk may go beyond it."""
         name = f"bulk-{uuid4().hex}"
         config = {
             "name": name,
@@ -192,8 +197,6 @@ class _Wire:
                     since_pull -= PULL
                     self._publish(pull_subject, self._inbox + b".p", body)
                 if chunk:
-                    if chunk[-1][0] >= until:
-                        chunk = [event for event in chunk if event[0] <= until]
                     position = chunk[-1][0]
                     yield chunk
         finally:

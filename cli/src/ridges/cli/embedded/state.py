@@ -145,8 +145,8 @@ class StateDir:
             return False
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Holds the folder for one supervisor.
+    def hold(self) -> Iterator[int]:
+        """Holds the folder for one supervisor; a process that inherits the descriptor holds it, too.
 
         Raises:
             CliError: another one holds it.
@@ -157,7 +157,7 @@ class StateDir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise CliError(f"a system is running in {self.path} already; `ridges down` stops it") from error
-            yield
+            yield lock.fileno()
 
     @staticmethod
     def _write(file: Path, content: bytes) -> None:

@@ -5,12 +5,12 @@
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from ridges.chassis.jetstream import permissions
 from ridges.chassis.migrate import declare_streams
 from ridges.chassis.ports import LogMismatch
 from ridges.cli.config import project_root, read_config
+from ridges.cli.embedded.die_with_parent import die_with_parent
+from ridges.cli.embedded.log_files import RESTORE, LogFiles
 from ridges.cli.embedded.plan import ProcessPlan, SystemPlan, plan_system
 from ridges.cli.embedded.state import StateDir, SystemState
 from ridges.cli.errors import CliError, UsageError
@@ -30,7 +32,6 @@ STOP_TIMEOUT_S = 30.0
 LONGEST_BACKOFF_S = 10.0
 STEADY_AFTER_S = 30.0
 ABANDONED_AFTER_S = 5.0
-PR_SET_PDEATHSIG = 1
 ROOM_BYTES = 8 * 1024**2
 """Free again on the log's disk: nats-server is worth a new start."""
 STUCK = b"no space left on device"
@@ -42,8 +43,9 @@ EXIT_BAD_SETTINGS = 2
 class SupervisedProcess:
     """One process, kept alive until it is told to stop."""
 
-    def __init__(self, plan: ProcessPlan, logs: Path) -> None:
-        self.plan = plan
+    def __init__(self, plan: ProcessPlan, logs: Path, before_start: Callable[[], None] = lambda: None) -> None:
+        """``before_start`` is called before each start, also after a crash."""
+        self.plan, self._before_start = plan, before_start
         self._log = logs / f"{plan.name}.log"
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
@@ -124,6 +126,7 @@ class SupervisedProcess:
         return lines[-1][:600] if lines else f"no output; its log: {self._log}"
 
     async def _spawn(self) -> None:
+        self._before_start()
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *self.plan.command,
@@ -132,7 +135,7 @@ class SupervisedProcess:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=die_with_parent,
             )
 
     async def _keep_alive(self) -> None:
@@ -156,16 +159,13 @@ def _say(text: str) -> None:
         print(text, flush=True)
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
 class Supervisor:
     """Starts the plan and keeps ``state.json`` true."""
 
     def __init__(self, state: StateDir, plan: SystemPlan) -> None:
         self._state, self._plan = state, plan
-        self._nats = SupervisedProcess(plan.nats, state.logs)
+        self._log_files = LogFiles(state)
+        self._nats = SupervisedProcess(plan.nats, state.logs, self._log_files.copy)
         self._services = [SupervisedProcess(service, state.logs) for service in plan.services]
         self._started_at = datetime.now(UTC)
         self._log_is_stuck = False
@@ -185,17 +185,27 @@ class Supervisor:
             while not stop.is_set() and time.monotonic() - used_at < ABANDONED_AFTER_S:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), 1.0)
+                self._log_files.refuse_cut()
                 self._mend_log()
                 self._write("ready", "")
                 used_at = used_at if self._state.abandoned else time.monotonic()
         except CliError as error:
-            failure = error
+            failure = self._cause(error)
         self._write("stopping" if failure is None else "failed", str(failure or ""))
         await asyncio.gather(*(service.stop() for service in self._services if service.plan.name == "sandbox-manager"))
         await asyncio.gather(*(service.stop() for service in self._services))
         await self._nats.stop()
+        self._log_files.drop_copy()
         if failure:
             raise failure
+
+    def _cause(self, failure: CliError) -> CliError:
+        """Where the log was cut off meanwhile, services failed because of that."""
+        try:
+            self._log_files.refuse_cut()
+        except CliError as cause:
+            return cause
+        return failure
 
     async def _start(self) -> None:
         self._write("starting", "nats")
@@ -204,7 +214,7 @@ class Supervisor:
             await self._nats.start()
             # The services need a second of imports: they start while nats-server does and wait for it by themselves.
             await asyncio.gather(*(service.start() for service in self._services))
-            await self._nats.wait_ready(session, deadline)
+            await self._nats_ready(session, deadline)
             connection = await nats.connect(
                 self._plan.nats_url,
                 name="ridges-migrate",
@@ -217,8 +227,19 @@ class Supervisor:
                 raise CliError(str(error)) from error
             finally:
                 await connection.close()
+            self._log_files.refuse_cut()
             self._write("starting", "services")
             await asyncio.gather(*(service.wait_ready(session, deadline) for service in self._services))
+
+    async def _nats_ready(self, session: aiohttp.ClientSession, deadline: float) -> None:
+        try:
+            await self._nats.wait_ready(session, deadline)
+        except UsageError:
+            raise
+        except CliError as error:
+            raise CliError(
+                f"{error}. Its log in {self._state.nats} may be damaged; if it says so, to go on: {RESTORE}"
+            ) from error
 
     def _mend_log(self) -> None:
         """The log goes on by itself once its full disk has room again."""
@@ -256,6 +277,9 @@ async def _main(sandbox: str | None) -> None:
     state.create()
     with state.hold():
         state.remove_state()
+        files = LogFiles(state)
+        files.refuse_damaged()
+        files.drop_copy()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)

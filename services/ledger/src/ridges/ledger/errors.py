@@ -17,7 +17,8 @@ class LogGap(ProjectionStopped):
     def __init__(self, expected: int, found: int) -> None:
         super().__init__(
             f"the log jumps from position {expected - 1} to {found}: events are missing. "
-            f"Costs would be wrong, so the projection stays at {expected - 1}; restore the log"
+            f"Costs would be wrong, so the projection stays at {expected - 1}; "
+            "`ridges ledger verify` names what is missing, `ridges ledger restore` says how it comes back"
         )
         self.expected, self.found = expected, found
 
@@ -28,7 +29,8 @@ class ForeignLog(ProjectionStopped):
     def __init__(self, position: int, path: str) -> None:
         super().__init__(
             f"the projections in {path} were made from another log (its position {position} is not the same here). "
-            f"Check RIDGES_NATS_URL; if this log is the right one, delete {path} and it is built again"
+            f"Check RIDGES_NATS_URL; if nats-server cut off a damaged log, `ridges ledger restore` says how it becomes "
+            f"whole again; if this log is the right one, delete {path} and it is built again"
         )
         self.position, self.path = position, path
 

@@ -67,7 +67,7 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
     if asked.what == "restore":
         if config.nats_admin_user:
             place = structs.replace(place, user=config.nats_admin_user, password=config.nats_admin_password)
-        return restore(place, sealed_segments(store), store=store, report=_report)
+        return restore(place, sealed_segments(store), store=store, report=_report, salvage=asked.salvage)
     end = last_position(place)
 
     def chunks(after: int = 0) -> Iterator[list[RawEvent]]:
@@ -113,6 +113,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tables", type=Path, help="the file to make (rebuild)")
     parser.add_argument("--source", choices=["log", "archive"], default="log", help="what to read (rebuild)")
     parser.add_argument("--no-blobs", action="store_true", help="read neither blobs nor archive (verify)")
+    parser.add_argument(
+        "--salvage",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="nats-server's files of the damaged log, moved away: what the archive lacks is read there (restore)",
+    )
     parser.add_argument("--to", help="where the log goes; default: RIDGES_MIGRATE_TO (migrate)")
     parser.add_argument("--abort", action="store_true", help="stay with the old log (migrate)")
     return parser

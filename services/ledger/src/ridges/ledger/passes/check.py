@@ -14,7 +14,7 @@ from ridges.contracts.events import type_name
 from ridges.contracts.subjects import EVENT_ID_HEADER, event_subject
 from ridges.contracts.usage import TokenUsage, cost_nano_usd
 from ridges.contracts.views import Finding
-from ridges.ledger.passes.reporting import Pace
+from ridges.ledger.passes.reporting import INTO_NEW, Pace
 
 FINDINGS_KEPT = 1_000
 _MARK = EVENT_ID_HEADER.encode() + b":"
@@ -81,8 +81,8 @@ class LogCheck:
             self._find(
                 "gap",
                 "error",
-                f"positions {self.position + 1} to {position - 1} are missing; bring them back with "
-                "`ridges ledger restore` from the archive",
+                f"positions {self.position + 1} to {position - 1} are missing. To get the log whole again from its "
+                f"archive: {INTO_NEW}",
                 position,
             )
         self.position = position

@@ -15,7 +15,7 @@ from ridges.ledger import archive
 from ridges.ledger.archive import ArchiveDamaged, ArchivedEvent, Segment
 from ridges.ledger.passes.check import event_id_of
 from ridges.ledger.passes.rebuild import fold_chunks, sync
-from ridges.ledger.passes.reporting import Pace, PassFailed, Report
+from ridges.ledger.passes.reporting import INTO_NEW, Pace, PassFailed, Report
 from ridges.ledger.projections.apply import BulkProjections
 from ridges.ledger.projections.fold import ReplayClash
 from ridges.ledger.projections.replay import read_replay_part, replay_part
@@ -227,7 +227,7 @@ class ArchiveProof:
             if logged != kept:
                 self._find(
                     f"the event {kept.event_id} ({kept.subject}) is not as it was sealed in {segment.title}: "
-                    "the log was changed; `ridges ledger restore` into an empty log brings the sealed one back",
+                    f"the log was changed. To bring the sealed one back: {INTO_NEW}",
                     place,
                     kept.event_id,
                 )
