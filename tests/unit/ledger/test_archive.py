@@ -1,6 +1,7 @@
 """The archive is a proved second copy: rebuilding from it equals rebuilding from the log, a flipped bit is named."""
 
 import asyncio
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -8,6 +9,7 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from unit.ledger.samples import OTHER_RUN, RUN, Author, recorded
 from unit.ledger.test_costs import events_of, steps
 from unit.ledger.test_log_check import a_good_run
@@ -18,6 +20,7 @@ from ridges.ledger import archive
 from ridges.ledger.archive import ArchiveDamaged
 from ridges.ledger.passes import sealing
 from ridges.ledger.passes.log_source import raw_of
+from ridges.ledger.passes.mending import mend_segments
 from ridges.ledger.passes.reporting import PassFailed
 from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
 from ridges.ledger.passes.verify import verify
@@ -33,13 +36,17 @@ def quiet(_progress):
 
 
 def seal(store, log, size=None):
-    """Everything after what is sealed, in segments of the size."""
+    """Prove what is sealed, and seal everything after it in segments of the size."""
     sealed = sealed_segments(store)
+    raw = [raw_of(each) for each in log]
+    found = mend_segments(sealed, lambda after, until: iter([raw[after:until]]), store=store, report=quiet)
     rest = [raw_of(each) for each in log[max(sealed[-1].last - 1, 0) if sealed else 0 :]]
     with pytest.MonkeyPatch.context() as patch:
         if size is not None:
             patch.setattr(archive, "SEGMENT_EVENTS", size)
-        return seal_log([rest] if rest else [], sealed, store=store, total=len(rest), now=NOW, report=quiet)
+        return seal_log(
+            [rest] if rest else [], sealed, store=store, total=len(rest), now=NOW, report=quiet, findings=found
+        )
 
 
 def again(store, log, path, **options):
@@ -102,9 +109,9 @@ def archive_findings(store, chunk):
     return [finding for finding in result.findings if finding.kind == "archive"]
 
 
-def flip(path, place=-20):
+def flip_a_bit(path):
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[-20] ^= 1
     path.write_bytes(content)
 
 
@@ -116,12 +123,44 @@ def test_a_log_and_its_archive_that_agree_have_no_findings(tmp_path):
 @pytest.mark.parametrize("part", ["events", "replay"])
 def test_a_flipped_bit_in_the_archive_is_found_and_its_segment_named(tmp_path, part):
     store, log, segments = good_archive(tmp_path)
-    flip(store.path_of(getattr(segments[1], part).digest))
+    flip_a_bit(store.path_of(getattr(segments[1], part).digest))
     [finding] = archive_findings(store, list(map(raw_of, log)))
     assert "segment 4-6" in finding.detail
     assert "the log itself is as it was sealed" in finding.detail
     with pytest.raises(ArchiveDamaged, match="segment 4-6"):
         again(store, log, tmp_path / "t", whole_events=part == "events")
+    assert "`ridges ledger archive` makes the segment again" in finding.detail
+
+
+@pytest.mark.parametrize("part", ["events", "replay"])
+@pytest.mark.parametrize("damage", [flip_a_bit, Path.unlink], ids=["flipped", "gone"])
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["first", "middle", "last"])
+def test_a_damaged_segment_is_made_again_from_the_log_and_the_chain_stays(tmp_path, part, damage, number):
+    store, log, segments = good_archive(tmp_path)
+    damage(store.path_of(getattr(segments[number], part).digest))
+    archived = seal(store, log)
+    [finding] = archived.findings
+    assert (archived.ok, finding.severity, segments[number].title in finding.detail) == (True, "warning", True)
+    assert "1 damaged segments were made again" in archived.summary
+    assert sealed_segments(store) == segments
+    assert archive_findings(store, list(map(raw_of, log))) == []
+    assert seal(store, log).findings == ()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2], ids=["first", "middle", "last"])
+def test_a_segment_that_the_log_cannot_mend_is_an_error_of_archiving(tmp_path, number):
+    store, log, segments = good_archive(tmp_path)
+    flip_a_bit(store.path_of(segments[number].events.digest))
+    other = Author()
+    other.clock.ids = 10**6
+    position = segments[number].first - 1
+    [forged] = recorded(other.requested())
+    changed = [*log[:position], structs.replace(forged, position=position + 1), *log[position + 1 :]]
+    archived = seal(store, changed)
+    [finding] = archived.findings
+    assert (archived.ok, finding.severity) == (False, "error")
+    assert "the log is not as it was sealed either" in finding.detail
+    assert "1 older segments are damaged" in archived.summary
 
 
 def test_a_flipped_bit_in_the_log_is_found_and_its_event_named(tmp_path):
@@ -162,6 +201,15 @@ def test_a_description_that_was_changed_is_found(tmp_path, damage, told):
     damage(tmp_path / "named" / segments[1].name)
     [first, *_] = archive_findings(store, list(map(raw_of, log)))
     assert told in first.detail
+    with pytest.raises(ArchiveDamaged, match=told):
+        seal(store, log)
+    named = re.search(r"remove named/(\S+) and all later descriptions", first.detail)[1]
+    for path in (tmp_path / "named" / "archive").iterdir():
+        if f"archive/{path.name}" >= named:
+            path.unlink()
+    seal(store, log, 3)
+    assert [segment.chain for segment in sealed_segments(store)] == [segment.chain for segment in segments]
+    assert archive_findings(store, list(map(raw_of, log))) == []
 
 
 def test_a_run_that_is_whole_within_a_segment_is_one_item_and_late_events_still_count(tmp_path):

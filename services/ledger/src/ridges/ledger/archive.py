@@ -73,6 +73,10 @@ class ArchivedEvent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     event_id: str
     content: bytes
 
+    @property
+    def run_id(self) -> str:
+        return self.subject.split(".")[1]
+
 
 _events = msgspec.msgpack.Decoder(list[ArchivedEvent])
 _segment = msgspec.json.Decoder(Segment)
@@ -120,14 +124,27 @@ async def segments(store: NamedBlobStore) -> list[Segment]:
         try:
             segment = _segment.decode(content or b"")
         except msgspec.MsgspecError as error:
-            raise ArchiveDamaged(f"the description {name} of the archive cannot be read: {error}") from error
+            raise ArchiveDamaged(
+                f"the description {name} of the archive cannot be read: {error}. {_describe_again(name)}"
+            ) from error
         if (segment.first, segment.previous) != (after + 1, previous) or segment.name != name:
-            raise ArchiveDamaged(f"{segment.title} does not follow the one before it, which ends at {after}")
+            raise ArchiveDamaged(
+                f"{segment.title} does not follow the one before it, which ends at {after}. {_describe_again(name)}"
+            )
         if segment.chain != chain_of(segment.previous, segment.content_digest):
-            raise ArchiveDamaged(f"the description of {segment.title} was changed: its hash chain does not fit")
+            raise ArchiveDamaged(
+                f"the description of {segment.title} was changed: its hash chain does not fit. {_describe_again(name)}"
+            )
         found.append(segment)
         after, previous = segment.last, segment.chain
     return found
+
+
+def _describe_again(name: str) -> str:
+    return (
+        f"Bring it back from a backup of the blob store; or, if the log is whole, remove named/{name} and all later "
+        "descriptions (each names the one before it) and archive again"
+    )
 
 
 async def events_of(store: NamedBlobStore, segment: Segment) -> list[ArchivedEvent]:

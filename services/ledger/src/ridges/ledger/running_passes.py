@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ from ridges.contracts.views import PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
 from ridges.ledger.errors import PassRunning
 from ridges.ledger.passes.log_source import raw_of
+from ridges.ledger.passes.mending import mend_segments
 from ridges.ledger.passes.rebuild import rebuild
 from ridges.ledger.passes.reporting import Line, PassFailed, PassName
 from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
@@ -36,8 +37,8 @@ class Passes(Protocol):
     def rebuild(self, tables: Path, source: Source = "log") -> AsyncGenerator[Message, None]:
         """Fold the whole log into a fresh file, or its archive and what came after it."""
 
-    def archive(self) -> AsyncGenerator[Message, None]:
-        """Seal what is not sealed yet."""
+    def archive(self, *, prove: bool = True) -> AsyncGenerator[Message, None]:
+        """Prove what is sealed, mend it where the log can; seal what is not sealed yet."""
 
     def restore(self) -> AsyncGenerator[Message, None]:
         """Bring archived events back into a log that has lost them."""
@@ -52,8 +53,8 @@ class ChildPasses:
     def rebuild(self, tables: Path, source: Source = "log") -> AsyncGenerator[Message, None]:
         return _child("rebuild", "--tables", str(tables), "--source", source)
 
-    def archive(self) -> AsyncGenerator[Message, None]:
-        return _child("archive")
+    def archive(self, *, prove: bool = True) -> AsyncGenerator[Message, None]:
+        return _child("archive", *([] if prove else ["--no-proof"]))
 
     def restore(self) -> AsyncGenerator[Message, None]:
         return _child("restore")
@@ -69,7 +70,7 @@ class Archiver:
         self._passes = passes
         self._running = False
 
-    async def archive(self) -> AsyncGenerator[Message, None]:
+    async def archive(self, *, prove: bool = True) -> AsyncGenerator[Message, None]:
         """See ``Passes.archive``.
 
         Raises:
@@ -79,7 +80,7 @@ class Archiver:
         self.refuse_second()
         self._running = True
         try:
-            async with aclosing(self._passes.archive()) as messages:
+            async with aclosing(self._passes.archive(prove=prove)) as messages:
                 async for message in messages:
                     yield message
         finally:
@@ -91,13 +92,15 @@ class Archiver:
             raise PassRunning("archive")
 
     async def run(self, every_s: float) -> None:
-        """Seal again and again until cancelled; what fails is said and tried again the next time."""
+        """Seal again and again until cancelled, after one proof; what fails is said and tried again the next time."""
+        proved = False
         while True:
             await asyncio.sleep(every_s)
             try:
-                async with aclosing(self.archive()) as messages:
+                async with aclosing(self.archive(prove=not proved)) as messages:
                     async for message in messages:
                         if isinstance(message, PassResult):
+                            proved = proved or message.ok
                             (log.info if message.ok else log.error)("archive", summary=message.summary)
             except PassRunning:
                 log.debug("somebody archives already")
@@ -122,9 +125,14 @@ class ThreadPasses:
 
         yield await self._result("rebuild", from_archive if source == "archive" else from_log)
 
-    async def archive(self) -> AsyncGenerator[Message, None]:
+    async def archive(self, *, prove: bool = True) -> AsyncGenerator[Message, None]:
         def work(log: list[RawEvent]) -> PassResult:
             sealed = sealed_segments(self._blobs)
+
+            def part(after: int, until: int) -> Iterator[list[RawEvent]]:
+                yield log[after:until]
+
+            found = mend_segments(sealed, part, store=self._blobs, report=_ignore) if prove else []
             rest = log[max(sealed[-1].last - 1, 0) if sealed else 0 :]
             return seal_log(
                 [rest] if rest else [],
@@ -133,6 +141,7 @@ class ThreadPasses:
                 total=len(rest),
                 now=self._clock.now(),
                 report=_ignore,
+                findings=found,
             )
 
         yield await self._result("archive", work)

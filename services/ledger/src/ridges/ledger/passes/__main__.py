@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,14 +19,15 @@ from ridges.chassis.jetstream.bulk import RawEvent, last_position, raw_events
 from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.streams import RECORDED_HERE, RECORDED_IN_KURRENTDB
 from ridges.chassis.moving.ports import CannotMove
-from ridges.chassis.ports import EventRefused, EventStoreUnavailable
+from ridges.chassis.ports import EventRefused, EventStoreUnavailable, NamedBlobStore
 from ridges.contracts.views import MigrationResult, PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
+from ridges.ledger.passes.mending import mend_segments
 from ridges.ledger.passes.migrate import migrate
 from ridges.ledger.passes.rebuild import rebuild
 from ridges.ledger.passes.reporting import Line, PassFailed
 from ridges.ledger.passes.restore import restore
-from ridges.ledger.passes.sealing import rebuild_from_archive, seal_log, sealed_segments
+from ridges.ledger.passes.sealing import lost_end, rebuild_from_archive, seal_log, sealed_segments
 from ridges.ledger.passes.verify import verify
 from ridges.ledger.settings import LedgerSettings, MigrateSettings
 
@@ -81,13 +83,27 @@ def _carry_out(asked: argparse.Namespace, config: LedgerSettings) -> PassResult:
         case "rebuild":
             return rebuild(chunks(), asked.tables, total=end, report=_report)
         case "archive":
-            sealed = sealed_segments(store)
-            first = max(sealed[-1].last - 1, 0) if sealed else 0
-            return seal_log(
-                chunks(first), sealed, store=store, total=end - first, now=datetime.now(UTC), report=_report
-            )
+            return _archive(asked, place, store, end)
     blobs = None if asked.no_blobs else store
     return verify(chunks(), total=end, grace_s=config.settle_grace_s, blobs=blobs, report=_report)
+
+
+def _archive(asked: argparse.Namespace, place: Place, store: NamedBlobStore, end: int) -> PassResult:
+    sealed = sealed_segments(store)
+    if sealed and end < sealed[-1].last:
+        raise PassFailed(lost_end(end, sealed[-1].last))
+    read = partial(raw_events, place)
+    found = [] if asked.no_proof else mend_segments(sealed, read, store=store, report=_report)
+    first = max(sealed[-1].last - 1, 0) if sealed else 0
+    return seal_log(
+        read(first, end),
+        sealed,
+        store=store,
+        total=end - first,
+        now=datetime.now(UTC),
+        report=_report,
+        findings=found,
+    )
 
 
 def _migrate(asked: argparse.Namespace) -> int:
@@ -113,6 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--tables", type=Path, help="the file to make (rebuild)")
     parser.add_argument("--source", choices=["log", "archive"], default="log", help="what to read (rebuild)")
     parser.add_argument("--no-blobs", action="store_true", help="read neither blobs nor archive (verify)")
+    parser.add_argument("--no-proof", action="store_true", help="do not read what is sealed already (archive)")
     parser.add_argument(
         "--salvage",
         type=Path,

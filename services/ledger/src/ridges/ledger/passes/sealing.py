@@ -2,7 +2,7 @@
 
 import asyncio
 import gc
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -46,7 +46,7 @@ class Sealer:
                 raise PassFailed(
                     f"the log jumps from position {expected - 1} to {raw[0]}; a log with a gap is not sealed"
                 )
-            self._waiting.append((raw[0], _archived(raw)))
+            self._waiting.append((raw[0], archived(raw)))
             self._bytes += len(raw[3])
             if len(self._waiting) >= archive.SEGMENT_EVENTS or self._bytes >= archive.SEGMENT_BYTES:
                 self.seal()
@@ -57,7 +57,7 @@ class Sealer:
             return
         events = [event for _, event in self._waiting]
         content = archive.packed(events)
-        replay = replay_part((place, event.subject.split(".")[1], event.content) for place, event in self._waiting)
+        replay = replay_part((place, event.run_id, event.content) for place, event in self._waiting)
         asyncio.run(self._write(events, content, replay))
         self._waiting, self._bytes = [], 0
 
@@ -94,8 +94,12 @@ def seal_log(
     total: int,
     now: datetime,
     report: Report,
+    findings: Sequence[Finding] = (),
 ) -> PassResult:
-    """Archive the log from the last sealed event on (the chunks begin with that one, to prove that it is this log)."""
+    """Archive the log from the last sealed event on (the chunks begin with that one, to prove that it is this log).
+
+    ``findings``: of what was sealed before.
+    """
     pace = Pace("archive", "sealing", total, report)
     sealer = Sealer(store, sealed, now)
     known = sealer.last
@@ -113,13 +117,17 @@ def seal_log(
     sealer.seal()
     added = sealer.sealed[len(sealed) :]
     size = sum(segment.events.size + segment.replay.size for segment in added)
+    damaged = sum(finding.severity == "error" for finding in findings)
     return PassResult(
         what="archive",
-        ok=True,
+        ok=not damaged,
         summary=f"sealed {sealer.last - known:,} events in {len(added)} segments ({size:,} bytes); "
-        f"the archive ends at position {sealer.last:,}",
+        f"the archive ends at position {sealer.last:,}"
+        + (f"; {damaged:,} older segments are damaged" if damaged else "")
+        + (f"; {len(findings) - damaged:,} damaged segments were made again" if len(findings) > damaged else ""),
         events=sealer.last - known,
         seconds=round(pace.seconds, 3),
+        findings=tuple(findings),
     )
 
 
@@ -196,18 +204,13 @@ class ArchiveProof:
             for raw in chunk:
                 if not self._open:
                     break
-                self._events.append(_archived(raw))
+                self._events.append(archived(raw))
                 if raw[0] >= self._open[-1].last:
                     self._compare(self._open.pop())
             last = chunk[-1][0]
             yield chunk
         if self._open:
-            lost = self._open[0].last
-            self._find(
-                f"the log ends at position {last}, the archive holds events up to {lost}: the log has lost events; "
-                "bring them back with `ridges ledger restore`",
-                last,
-            )
+            self._find(lost_end(last, self._open[0].last), last)
 
     def _compare(self, segment: Segment) -> None:
         in_log, self._events = self._events, []
@@ -216,10 +219,12 @@ class ArchiveProof:
             sealed = _awaited(archive.events_of(self._store, segment))
             _awaited(archive.replay_of(self._store, segment))
         except ArchiveDamaged as error:
-            whose = "the log itself is as it was sealed" if same else "and the log is not as it was sealed either"
-            self._find(
-                f"the archive is damaged: {error}; {whose}; remove the segment's description and archive again", None
+            whose = (
+                "the log itself is as it was sealed: `ridges ledger archive` makes the segment again"
+                if same
+                else "and the log is not as it was sealed either: bring the blobs back from a backup of the blob store"
             )
+            self._find(f"the archive is damaged: {error}; {whose}", None)
             return
         if same:
             return
@@ -253,8 +258,22 @@ def _awaited(work: Awaitable[Result]) -> Result:
     return results[0]
 
 
-def _archived(raw: RawEvent) -> ArchivedEvent:
+def archived(raw: RawEvent) -> ArchivedEvent:
+    """As it stands in a segment."""
     return ArchivedEvent(subject=raw[1].decode(), event_id=event_id_of(raw), content=raw[3])
+
+
+def lost_end(end: int, archived_to: int) -> str:
+    """For people."""
+    return (
+        f"the log ends at position {end}, the archive holds events up to {archived_to}: the log has lost events; "
+        "bring them back with `ridges ledger restore`"
+    )
+
+
+def replay_of_events(events: list[RawEvent]) -> bytes:
+    """The replay part of a segment that holds them, uncompressed."""
+    return replay_part((raw[0], archived(raw).run_id, raw[3]) for raw in events)
 
 
 def _raw(segment: Segment, events: list[ArchivedEvent]) -> list[RawEvent]:
