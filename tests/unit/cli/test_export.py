@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 
 import msgspec
+import pyarrow.parquet as pq
 import pytest
 
 from ridges.cli import export
@@ -142,9 +143,8 @@ def test_parquet_needs_its_package_and_says_so(tmp_path, monkeypatch):
 
 
 def test_parquet_is_read_back_where_its_package_is(tmp_path):
-    parquet = pytest.importorskip("pyarrow.parquet", reason="the optional extra `parquet` is not installed")
     written(tmp_path, "runs.parquet")
-    assert parquet.read_table(tmp_path / "runs.parquet").column("cost_nano_usd").to_pylist() == [123] * 3
+    assert pq.read_table(tmp_path / "runs.parquet").column("cost_nano_usd").to_pylist() == [123] * 3
 
 
 @pytest.mark.parametrize(("name", "by", "told"), [("runs.xls", None, "unknown ending"), ("a.xml", "day", "leave --by")])
