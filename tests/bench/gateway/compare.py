@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from contenders import Contender, Nginx, NotMeasured
 from measures import FULL, QUICK, Bench, Figures
 from native import LoadGenerator, MockProvider, compile_native
-from process_figures import fsync_ms, wait_for_calm
+from process_figures import fsync_ms, touch_memory, wait_for_calm
 from report import as_json, markdown
 from ridges_contender import RidgesGateway, RidgesWithoutLog
 from rivals import LiteLlm, Portkey
@@ -70,6 +70,7 @@ def say(text: str) -> None:
 
 
 def run(options: argparse.Namespace, folder: Path) -> None:
+    touch_memory()
     programs = compile_native(folder)
     provider = MockProvider(programs["mock_provider"])
     bench = Bench(provider, LoadGenerator(programs["load"], folder), QUICK if options.quick else FULL)

@@ -1,5 +1,6 @@
 """CPU and memory of a server's processes, and how busy the rest of the machine was meanwhile."""
 
+import mmap
 import os
 import statistics
 import tempfile
@@ -63,6 +64,16 @@ def wait_for_calm(most_share: float, patience_s: float) -> float:
         share = watch.others_share()
         if share < most_share or time.monotonic() > deadline:
             return share
+
+
+def touch_memory() -> None:
+    """Use most of the free memory once and give it back.
+
+    A virtual machine gets a page from its host when it first touches it, and that takes 9 us a page here: a write of
+    256 kB to the page cache 600 us in place of 45. What is measured would be how long the machine is up.
+    """
+    size = psutil.virtual_memory().free // 10 * 8
+    mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE).close()
 
 
 def fsync_ms(folder: Path) -> float:

@@ -25,8 +25,8 @@ PACKS = "packs"
 """Folder of the small contents that were stored many together."""
 NAMED = "named"
 """Folder of the few contents that are found by name."""
-HASHED_HERE = 64 * 1024
-"""Larger contents are hashed in a thread."""
+HASHED_HERE = 512 * 1024
+"""Larger contents are hashed in a thread: below, 0.3 ms at most, going there and back costs more than it frees."""
 PACKED = 1024 * 1024
 """Larger contents are files of their own also when they are stored soon."""
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]*(/[a-z0-9][a-z0-9.-]*)*")

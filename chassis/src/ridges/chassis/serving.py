@@ -73,6 +73,7 @@ async def serve(
         http=strict_protocol(read_timeout_s),
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         lifespan="on",
         ws="none",
         timeout_graceful_shutdown=HTTP_GRACE_S,
