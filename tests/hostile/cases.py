@@ -302,6 +302,7 @@ CASES: dict[str, Case] = {
     "output/fills_before_the_report": Case(must=says("full", exit_code=1), as_agent=True),
     "patch/maze": Case(must=difference_has(b"b/wide-2999")),
     "patch/git_traps": Case(must=not_trapped, outputs={"/sandbox/trapped": 10}),
+    "patch/odd_names": Case(must=difference_has(b'"b/\\377\\376"', b'"b/\\033[2J')),
     "patch/git_file": Case(must=difference_has(b"+honest")),
     "patch/links_out": Case(must=difference_has(b"+/etc/shadow", b"120000")),
     "patch/nested_repositories": Case(must=nothing_of_the_host),

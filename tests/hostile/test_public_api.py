@@ -1,12 +1,18 @@
 """Hostile agents, asked for as anybody asks: over HTTP, in each sandbox. Then everything that is left is searched."""
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
 import re
 import secrets
 import shutil
+import subprocess
+import sys
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -79,6 +85,7 @@ OTHERWISE: dict[str, set[Cause]] = {
     "patch/maze": {Cause.PATCH_INVALID},
     "patch/git_traps": {Cause.PATCH_INVALID},
     "patch/links_out": {Cause.PATCH_INVALID},
+    "patch/odd_names": {Cause.PATCH_INVALID},
 }
 EXPECTED = {name: OTHERWISE.get(name, {Cause.AGENT_EXITED} if name.startswith("patch/") else RAN) for name in ALL}
 
@@ -124,7 +131,8 @@ class System:
             source += RETURNS_NOTHING
         timeout_s = int(CASES.get(name, Case()).timeout_s)
         limits = {"agent_timeout_s": timeout_s, "sandbox": msgspec.to_builtins(SMALL)}
-        body = {"problem": "roman", "agent_source": source, "sandbox": technology, "limits": limits}
+        agent = {"agent_source": source, "agent_name": f"{Path(name).name}.py"}
+        body = {"problem": "roman", "sandbox": technology, "limits": limits, **agent}
         return str(self.ask("/v1/runs", body)["run_id"])
 
 
@@ -183,6 +191,86 @@ def is_its_own_fault(run: dict[str, Any], program: str) -> None:
     assert run["cause"] in EXPECTED[program], (run["cause"], run["detail"])
     assert (run["verdict"], run["fault"], run["attempt"]) == ("unresolved", "agent", 1)
     assert "\x1b" not in (run["detail"] or "")
+
+
+SLEEPS = "import time\n\n\ndef agent_main(problem):\n    time.sleep(8)\n    return ''\n"
+
+
+@pytest.mark.docker
+def test_the_container_of_a_run_was_given_no_secret(system):
+    """As whoever may ask the engine sees it, while it works."""
+    need_agent_image()
+    run_id = system.ask("/v1/runs", {"problem": "roman", "agent_source": SLEEPS, "sandbox": "docker"})["run_id"]
+    give_up_at = time.monotonic() + 30
+    while not (container := docker("ps", "-q", "--filter", f"label=ridges.run={run_id}")):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.1)
+    told = docker("inspect", container)
+    assert run_id in told
+    assert CANARY not in told
+    assert not RUN_TOKEN.search(told.encode())
+    keys = [file.read_text() for file in (system.project.folder / ".ridges").rglob("*key*") if file.is_file()]
+    assert [key for key in keys if key.strip() and key.strip() in told] == []
+
+
+ORDERS = (b"\x1b", b"\x07", b"\x9b", b"\xe2\x80\xae", b"\xff", b" \r")
+"""What the programs below print, in names, contents, logs and errors."""
+
+
+@pytest.mark.bubblewrap
+def test_names_that_are_no_text_come_out_of_the_patch_as_they_were(system, runs, tmp_path):
+    """The whole way: the agent's repository, the patch that anybody may fetch, a repository that git applies it to."""
+    run = runs("bubblewrap")["patch/odd_names"]
+    patch = system.ask(f"/v1/runs/{run['run_id']}/patch")
+    assert all(order in patch for order in ORDERS)
+    assert all(line.isascii() and line.isprintable() for line in _lines_that_name(patch))
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "apply", "--whitespace=nowarn", "-"], cwd=tmp_path, input=patch, check=True)
+    names = {os.fsencode(path.name) for path in tmp_path.iterdir() if path.name != ".git"}
+    assert {b"\xff\xfe", b"new\nline", b"\x1b[2J\x1b]0;owned\x07", b"-rf"} <= names
+    assert len(names) == 8
+    for name in names:
+        assert (tmp_path / os.fsdecode(name)).read_bytes().startswith(name)
+
+
+def _lines_that_name(patch: bytes) -> list[str]:
+    heads = (b"diff --git ", b"--- ", b"+++ ")
+    return [line.decode("latin-1") for line in patch.split(b"\n") if line.startswith(heads)]
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize(
+    "command", ["show", "show --attempt 1", "logs", "logs --attempt 1", "watch", "runs --limit 500"]
+)
+def test_no_order_of_an_agent_reaches_a_terminal(system, runs, command):
+    name, *options = command.split()
+    run_id = runs("bubblewrap")["patch/odd_names"]["run_id"]
+    shown = on_a_terminal(system.project, name, *([] if name == "runs" else [run_id]), *options)
+    assert b"odd_na" in shown or "\N{REPLACEMENT CHARACTER}" in shown.decode(), shown
+    assert [order for order in ORDERS if order in shown.replace(b"\r\n", b"\n")] == []
+
+
+@pytest.mark.bubblewrap
+def test_no_order_in_the_words_of_an_error_reaches_a_terminal(system, runs):
+    shown = on_a_terminal(system.project, "show", runs("bubblewrap")["output/terminal_escapes"]["run_id"])
+    assert "\N{REPLACEMENT CHARACTER}[2J" in shown.decode()
+    assert [order for order in ORDERS if order in shown.replace(b"\r\n", b"\n")] == []
+
+
+def on_a_terminal(project: Project, *arguments: str) -> bytes:
+    """What the command writes to a terminal that has no colours: whatever escape comes is not ours."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "ridges.cli", *arguments]
+    env = project.env | {"TERM": "dumb", "COLUMNS": "300"}
+    with subprocess.Popen(command, cwd=project.folder, env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = bytearray()
+        with contextlib.suppress(OSError):  # EIO: nobody writes to it any more
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+        os.close(ours)
+        process.wait(30)
+    return bytes(shown)
 
 
 @pytest.mark.bubblewrap

@@ -6,6 +6,7 @@ import sys
 from types import FrameType
 
 from ridges.cli.errors import CliError, Exit
+from ridges.cli.terminal_text import printable
 
 
 def main() -> int:
@@ -21,7 +22,7 @@ def main() -> int:
 
         app(prog_name="ridges")
     except CliError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return int(error.exit_code)
     except KeyboardInterrupt:
         return int(Exit.INTERRUPTED)

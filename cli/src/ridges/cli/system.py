@@ -10,6 +10,7 @@ from ridges.cli.config import project_root
 from ridges.cli.embedded import control
 from ridges.cli.embedded.state import StateDir
 from ridges.cli.errors import CliError
+from ridges.cli.terminal_text import printable
 
 LEDGER_VARIABLE = "RIDGES_LEDGER_URL"
 EVALUATOR_VARIABLE = "RIDGES_EVALUATOR_URL"
@@ -17,8 +18,8 @@ MANAGERS_VARIABLE = "RIDGES_SANDBOX_MANAGER_URL"
 
 
 def say(text: str) -> None:
-    """Talk goes to stderr; stdout is for data."""
-    print(text, file=sys.stderr, flush=True)
+    """Talk goes to stderr; stdout is for data. What it repeats of strangers does nothing to a terminal."""
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
