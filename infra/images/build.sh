@@ -28,6 +28,9 @@ choose_base() {
 base=$(choose_base)
 docker image inspect "$base" >/dev/null 2>&1 || docker pull -q "$base" >&2 ||
     die "the base image $base is not here and cannot be pulled. Mend: sudo infra/ci/base-image.sh makes one from this machine's Debian mirror"
+oci=org.opencontainers.image.base
+base_digest=$(docker image inspect --format '{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}' "$base")
+base_digest=${base_digest##*@} # what a registry calls it, or (made here) its own id
 base_python=$(docker run --rm --network none "$base" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 
 # usage: unpack DIR UV-ARGS...   A site folder for the base's Python, of wheels only.
@@ -41,7 +44,7 @@ unpack() {
 build() {
     name=$1 dockerfile=$2
     docker build --network host --build-arg "BASE_IMAGE=$base" --file "$dockerfile" --tag "ridges-$name:latest" \
-        "$contexts/$name" >"$contexts/$name.log" 2>&1 ||
+        --label "$oci.name=$base" --label "$oci.digest=$base_digest" "$contexts/$name" >"$contexts/$name.log" 2>&1 ||
         { tail -n 30 "$contexts/$name.log" >&2; die "ridges-$name did not build; the last lines of $contexts/$name.log are above"; }
     say "ridges-$name:latest $(docker image inspect --format '{{.Size}}' "ridges-$name:latest" | awk '{printf "%d MB", $1 / 1e6}')"
 }

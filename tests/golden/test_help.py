@@ -10,7 +10,7 @@ import pytest
 HELP = Path(__file__).with_name("help")
 COMMANDS = (
     "", "run", "runs", "show", "logs", "watch", "cancel", "costs", "up", "down", "doctor", "demo",
-    "problem", "problem list", "problem check", "image", "image build", "export",
+    "problem", "problem list", "problem check", "image", "image build", "image packages", "export",
     "ledger", "ledger rebuild", "ledger verify", "ledger archive", "ledger restore", "ledger prices", "ledger reprice",
     "ledger settle", "ledger migrate",
 )  # fmt: skip

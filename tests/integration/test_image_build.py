@@ -1,16 +1,24 @@
 """``ridges image build`` with a real engine, and its words where there is none."""
 
+import json
 import os
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 from docker_images import AGENT_IMAGE, docker, need_agent_image
 
+REPOSITORY = Path(__file__).parents[2]
+
 
 def build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ridges.cli", "image", "build", *arguments]
+    return image("build", *arguments, **environment)
+
+
+def image(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ridges.cli", "image", *arguments]
     env = dict(os.environ) | environment
     return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
 
@@ -61,3 +69,33 @@ def test_a_name_without_a_file_is_a_usage_error(tmp_path):
     need_agent_image()
     assert build("--tag", "x").returncode == 2
     assert build("--file", str(tmp_path / "no")).returncode == 2
+
+
+@pytest.mark.docker
+def test_the_agent_image_says_its_base_and_the_version_of_every_package():
+    need_agent_image()
+    told = json.loads(image("packages", "--json").stdout)
+    assert told["image_id"] == docker("image", "inspect", "-f", "{{.Id}}", AGENT_IMAGE)
+    assert told["base"]
+    assert told["base_digest"].startswith("sha256:")
+    packages = {(each["origin"], each["name"]): each["version"] for each in told["packages"]}
+    query = ("dpkg-query", "-W", "-f", "${binary:Package}=${Version}\n")
+    answer = docker("run", "--rm", "--network", "none", AGENT_IMAGE, *query)
+    installed = dict(line.split("=", 1) for line in answer.splitlines())
+    assert {name: version for (origin, name), version in packages.items() if origin == "debian"} == installed
+    assert {"git", "nodejs", "python3"} <= installed.keys()
+    locked = (REPOSITORY / "infra" / "images" / "agent" / "requirements.lock").read_text()
+    python = {name: version for (origin, name), version in packages.items() if origin == "python"}
+    assert len(python) > 10
+    pins = {f"{name.lower().replace('_', '-')}=={version}" for name, version in python.items()}
+    assert {pin for pin in pins if pin not in locked} == set()
+    assert f"debian git {installed['git']}" in image("packages").stdout.splitlines()
+
+
+@pytest.mark.docker
+def test_an_image_that_does_not_say_is_named():
+    need_agent_image()
+    missing = image("packages", "ridges-no-such-image")
+    assert missing.returncode == 3
+    assert "ridges-no-such-image" in missing.stderr
+    assert "ridges image build" in missing.stderr

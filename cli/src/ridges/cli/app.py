@@ -19,7 +19,7 @@ app = typer.Typer(
 problem_app = typer.Typer(help="List and check problems.", no_args_is_help=True)
 app.add_typer(problem_app, name="problem")
 app.add_typer(ledger_app, name="ledger")
-image_app = typer.Typer(help="Build images of sandboxes.", no_args_is_help=True)
+image_app = typer.Typer(help="Build images of sandboxes, and see what is in them.", no_args_is_help=True)
 app.add_typer(image_app, name="image")
 
 
@@ -329,3 +329,19 @@ def image_build(
         render.json_document({"image": image})
     else:
         say(f'{image} is ready; runs use it with `image = "{image}"` below [sandbox] in ridges.toml')
+
+
+@image_app.command("packages")
+def image_packages(
+    image: Annotated[str | None, typer.Argument(metavar="IMAGE", help="Default: the agent image.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what an image was built from: its base and every package with its version."""
+    from ridges.cli import render
+    from ridges.cli.image_packages import contents_of
+
+    contents = contents_of(image)
+    if as_json:
+        render.json_document(contents)
+    else:
+        render.strangers_text("\n".join(contents.lines()) + "\n")

@@ -32,7 +32,7 @@ def build_image(dockerfile: Path | None, tag: str | None, base: str | None) -> s
     Raises:
         CliError: no engine, no source, a build that failed, or an image that sandboxes cannot use.
     """
-    _need_engine()
+    need_engine()
     if dockerfile is None:
         if tag not in (None, AGENT_IMAGE):
             raise UsageError("--tag names an image of your own; give its --file too")
@@ -64,7 +64,8 @@ def _has_image(tag: str) -> bool:
     return _ask_engine("image", "inspect", tag) is None
 
 
-def _need_engine() -> None:
+def need_engine() -> None:
+    """Raises CliError, with what mends it, when no Docker Engine answers."""
     remedy = "install and start one (infra/ci/install-docker.sh), or use the sandbox bubblewrap, which needs no image"
     if trouble := _engine_trouble():
         raise CliError(f"{trouble}; {remedy}")
