@@ -41,6 +41,7 @@ def agent_main(problem):
     print("embedded", len(json.load(reply)["embedding"]), "\\x1b[31mred\\x1b[0m", flush=True)
     return "no \\x1b[2J diff"
 """
+OPTIONS = {"openai": ("--priority", "-7", "--batch", "night & day")}
 
 
 def documents(ended: Ended) -> Any:
@@ -60,7 +61,9 @@ def runs(running_project: Project) -> dict[str, Ended]:
         "embedder": (running_project.agent("embedder.py", EMBEDDER), PROBLEM),
     }
     commands = {
-        name: running_project.start("run", "-a", agent, "-p", problem, "--sandbox", "bubblewrap", "--json")
+        name: running_project.start(
+            *("run", "-a", agent, "-p", problem, "--sandbox", "bubblewrap", "--json"), *OPTIONS.get(name, ())
+        )
         for name, (agent, problem) in agents.items()
     }
     said = {name: command.communicate(timeout=240) for name, command in commands.items()}
@@ -135,6 +138,8 @@ def test_runs_lists_newest_first_and_filters(running_project: Project, runs: dic
     assert all(newer > older - timedelta(seconds=1) for newer, older in pairwise(times)), "some were asked for at once"
     undo = documents(running_project.ridges("runs", "--problem", "create-undo-tree", "--json"))["runs"]
     assert {row["run_id"] for row in undo} == {documents(runs["openai"])["run_id"]}
+    batch = documents(running_project.ridges("runs", "--batch", "night & day", "--json"))["runs"]
+    assert [(row["run_id"], row["batch_id"]) for row in batch] == [(undo[0]["run_id"], "night & day")]
     assert documents(running_project.ridges("runs", "--state", "running_agent", "--json"))["runs"] == []
     assert len(documents(running_project.ridges("runs", "--limit", "2", "--json"))["runs"]) == 2
     assert running_project.ridges("runs", "--state", "asleep").code == 2
@@ -184,6 +189,7 @@ def test_no_escape_of_an_agent_reaches_the_terminal(running_project: Project, ru
 BROKEN_USE = {
     "an unknown command": ("walk",),
     "an unknown option": ("runs", "--colour", "red"),
+    "a priority beyond all": (*("run", "-a", "examples/agents/noop_agent.py", "-p", PROBLEM, "--priority", "101"),),
     "no agent": ("run", "-p", PROBLEM),
     "an unknown dimension": ("costs", "--by", "week"),
     "an unknown sandbox": ("run", "-a", "examples/agents/noop_agent.py", "-p", PROBLEM, "--sandbox", "hope"),
@@ -332,7 +338,8 @@ def test_up_and_down_print_documents_too(running_project: Project) -> None:
 
 
 def test_the_past_can_be_read_when_nothing_runs(running_project: Project, resolved: dict[str, Any]) -> None:
-    """The last test: the system was stopped before; it is started for the question and stopped again."""
+    """The last test: the system is started for the question, and stopped again."""
+    assert running_project.ridges("down").code == 0
     ended = running_project.ridges("show", resolved["run_id"], "--json")
     assert (ended.code, documents(ended)) == (0, resolved)
     assert running_project.wait_for_nothing_left() == []

@@ -164,6 +164,36 @@ async def test_the_same_id_for_something_else_is_a_conflict_that_names_the_diffe
     assert (status, "limits" in reason) == (409, True)
 
 
+DIFFERENT = {
+    "problem": ("problem_id", "fix-b"),
+    "agent_source": ("agent", SOURCE + "# new"),
+    "agent_name": ("agent_name", "other.py"),
+    "model": ("model", "other"),
+    "image": ("image", "other"),
+    "sandbox": ("sandbox", "docker"),
+    "batch_id": ("batch_id", "other"),
+    "requested_by": ("requested_by", "other"),
+    "priority": ("priority", 1),
+    "limits": ("limits", RequestedLimits(max_requests=7)),
+}
+
+
+@pytest.mark.parametrize("field", DIFFERENT)
+async def test_a_key_that_is_used_again_for_something_else_is_a_conflict(ledger, field):
+    await ledger.add(ledger.author.published("fix-b"))
+    name, value = DIFFERENT[field]
+    first = await ledger.requests.request_run(request(), idempotency_key="k")
+    with pytest.raises(RequestRefused, match=f"another {name};") as refused:
+        await ledger.requests.request_run(request(**{field: value}), idempotency_key="k")
+    assert refused.value.status == 409
+    assert await ledger.requests.request_run(request(), idempotency_key="k") == first
+
+
+def test_every_field_of_a_request_is_one_that_makes_it_another():
+    """But the run's id, which is what the key stands for; an uploaded agent is compared as its source is."""
+    assert DIFFERENT.keys() == set(RequestRun.__struct_fields__) - {"run_id", "agent"}
+
+
 async def test_a_retry_is_the_same_run_also_when_the_problem_changed_since(ledger):
     first = await ledger.requests.request_run(request(run_id=RUN))
     await ledger.add(ledger.author.published("fix-a", problem_digest="sha256:" + "b" * 64, agent_timeout_s=9))

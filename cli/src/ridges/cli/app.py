@@ -69,6 +69,12 @@ def run(
     disk: Annotated[str | None, typer.Option(help="Its disk, e.g. 2GiB (default: the problem's, else 1G).")] = None,
     image: Annotated[str | None, typer.Option(help="Its image, with --sandbox docker.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Its OCI runtime: runc, runsc, kata.")] = None,
+    priority: Annotated[
+        int, typer.Option(min=-100, max=100, help="Of the runs that wait, those with a higher one start first.")
+    ] = 0,
+    batch: Annotated[
+        str | None, typer.Option(help="Name of the batch it belongs to: batches take turns, costs are summed by it.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one agent on one problem and judge its patch.
@@ -88,6 +94,8 @@ def run(
         limits=run_command.limits(max_cost_usd, agent_timeout, test_timeout, max_requests, end_when_spent, wanted),
         image=image,
         sandbox=sandbox.value,
+        batch_id=batch,
+        priority=priority,
     )
     raise typer.Exit(run_command.run_and_show(request, as_json))
 
@@ -96,6 +104,7 @@ def run(
 def runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     problem: Annotated[str | None, typer.Option(help="Only runs on this problem.")] = None,
+    batch: Annotated[str | None, typer.Option(help="Only runs of this batch.")] = None,
     limit: Annotated[int, typer.Option(help="How many, newest first.")] = 50,
     cursor: Annotated[str | None, typer.Option(help="The next_cursor of the page before.")] = None,
     as_json: AsJson = False,
@@ -110,7 +119,7 @@ def runs(
         page = RunList(runs=(), next_cursor=None)
     else:
         with system_for_reading() as client:
-            page = client.runs(state=state, problem=problem, limit=limit, cursor=cursor)
+            page = client.runs(state=state, problem=problem, batch=batch, limit=limit, cursor=cursor)
     if as_json:
         render.json_document(page)
     else:

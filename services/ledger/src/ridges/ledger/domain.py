@@ -189,7 +189,10 @@ def _first(*values: int | None) -> int:
     return next(value for value in values if value is not None)
 
 
-_COMPARED = ("problem_id", "agent", "agent_name", "model", "image", "sandbox", "batch_id", "requested_by", "limits")
+_COMPARED = (
+    *("problem_id", "agent", "agent_name", "model", "image", "sandbox", "batch_id", "requested_by", "priority"),
+    "limits",
+)
 
 
 def refuse_other_request(stored: RunRequested, request: RequestRun, agent: BlobRef) -> None:
@@ -203,6 +206,7 @@ def refuse_other_request(stored: RunRequested, request: RequestRun, agent: BlobR
         stored.sandbox == request.sandbox,
         stored.batch_id == request.batch_id,
         stored.requested_by == request.requested_by,
+        stored.priority == request.priority,
         _granted(request.limits, stored.limits),
     )
     other = [name for name, equal in zip(_COMPARED, same, strict=True) if not equal]
