@@ -118,7 +118,7 @@ class World:
                             end = await self.sandbox.run(spec, asyncio.Event())
             finally:
                 await gone(spec)
-        outcome = outcome_of(end)
+        outcome = outcome_of(end, spec.timeout_s)
         calls = [call for call in self.gateway.calls if spec.run_id in call[2]]
         return Ended(spec=spec, end=end, outcome=outcome, took_s=time.monotonic() - began, calls=calls)
 

@@ -117,7 +117,7 @@ HOW_AGENTS_END = {
     "sys.exit": (f"import sys\ndef agent_main(p):\n {EDITS} sys.exit(3)", Cause.AGENT_EXITED, "3", "+two"),
     "os._exit": (f"import os\ndef agent_main(p):\n {EDITS} os._exit(7)", Cause.AGENT_EXITED, "exit code 7", "+two"),
     "kills itself": ("import os\ndef agent_main(p): os.kill(os.getpid(), 9)", Cause.AGENT_EXITED, "signal 9", None),
-    "sleeps": (f"import time\ndef agent_main(p):\n {EDITS} time.sleep(99)", Cause.AGENT_TIMED_OUT, "return", "+two"),
+    "sleeps": (f"import time\ndef agent_main(p):\n {EDITS} time.sleep(99)", Cause.AGENT_TIMED_OUT, "its 4 s", "+two"),
     "eats memory": (
         "def agent_main(p):\n x = []\n while True: x.append(bytearray(10 << 20))",
         (Cause.AGENT_OUT_OF_MEMORY, Cause.AGENT_RAISED),

@@ -43,6 +43,7 @@ ROWS = {
     "a link": (left(problem="not_a_regular_file", difference=DIFF), None, Cause.AGENT_OUTPUT_UNSAFE),
     "a huge output": (left(problem="too_large", difference=DIFF), None, Cause.AGENT_OUTPUT_UNSAFE),
     "garbage": (left(b"\xff{", difference=DIFF), None, Cause.AGENT_OUTPUT_UNSAFE),
+    "nothing, for the disk was full": (left(b"", difference=DIFF), DIFF, Cause.AGENT_EXITED),
     "a list": (left(b"[]"), None, Cause.AGENT_OUTPUT_UNSAFE),
     "a bomb of brackets": (left(b"[" * 200_000), None, Cause.AGENT_OUTPUT_UNSAFE),
     "a bomb of digits": (left(b'{"success": ' + b"9" * 100_000 + b"}"), None, Cause.AGENT_OUTPUT_UNSAFE),
@@ -61,19 +62,19 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_every_end_has_its_patch_and_its_cause(name):
     exit_, patch, cause = ROWS[name]
-    outcome = outcome_of(exit_)
+    outcome = outcome_of(exit_, 7)
     assert (outcome.patch, outcome.cause) == (patch, cause)
     assert outcome.partial == (patch is not None and cause is not None)
     assert outcome.detail or cause is None
 
 
 def test_the_detail_says_what_happened():
-    assert "E: why\nTraceback" in outcome_of(left(not_returned("raised"))).detail
-    assert "exit code 3" in outcome_of(left(exit_code=3)).detail
-    assert "signal 11" in outcome_of(left(exit_code=-11)).detail
-    assert "within 7 s" in outcome_of(left(timed_out=True, wall_s=7.2)).detail
+    assert "E: why\nTraceback" in outcome_of(left(not_returned("raised")), 7).detail
+    assert "exit code 3" in outcome_of(left(exit_code=3), 7).detail
+    assert "signal 11" in outcome_of(left(exit_code=-11), 7).detail
+    assert "within its 7 s" in outcome_of(left(timed_out=True, wall_s=7.9), 7).detail, "the limit, not when it was dead"
     slow = left(timed_out=True, difference=None, difference_problem="git took too long")
-    assert "git took too long" in outcome_of(slow).detail
+    assert "git took too long" in outcome_of(slow, 7).detail
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))
@@ -81,7 +82,7 @@ JSON = st.recursive(st.none() | st.booleans() | st.text(), lambda x: st.lists(x)
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_no_output_of_an_agent_breaks_the_manager(content):
-    outcome = outcome_of(left(content))
+    outcome = outcome_of(left(content), 7)
     assert outcome.patch is not None or outcome.cause is not None
     (outcome.detail or "").encode()
 

@@ -32,6 +32,7 @@ STOP_TIMEOUT_S = 30.0
 LONGEST_BACKOFF_S = 10.0
 STEADY_AFTER_S = 30.0
 ABANDONED_AFTER_S = 5.0
+SHORTEST_PAUSE_S, LONGEST_PAUSE_S = 0.03, 2.0
 ROOM_BYTES = 8 * 1024**2
 """Free again on the log's disk: nats-server is worth a new start."""
 STUCK = b"no space left on device"
@@ -70,7 +71,7 @@ class SupervisedProcess:
             CliError: not before the deadline, or it ends again and again; says what it last said.
 
         """
-        last = "no answer"
+        last, began = "no answer", time.monotonic()
         while time.monotonic() < deadline:
             if self.restarts > 1 and self._ended_with == EXIT_BAD_SETTINGS:
                 raise UsageError(self.last_words())
@@ -83,7 +84,7 @@ class SupervisedProcess:
                     last = (await response.text())[:500]
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 last = str(error) or type(error).__name__
-            await asyncio.sleep(0.03)
+            await asyncio.sleep(pause_s(time.monotonic() - began))
         raise CliError(f"{self.plan.name} is not ready after {START_TIMEOUT_S:.0f} s: {last}; its log: {self._log}")
 
     def new_words(self) -> bytes:
@@ -152,6 +153,11 @@ class SupervisedProcess:
             _say(f"{self.plan.name} ended with {code}; started again in {backoff_s:.1f} s: {self.last_words()}")
             await asyncio.sleep(backoff_s)
             await self._spawn()
+
+
+def pause_s(waited_s: float) -> float:
+    """Until the next question whether a process is ready: nats-server warns in its log of each that it says no to."""
+    return min(max(SHORTEST_PAUSE_S, waited_s / 10), LONGEST_PAUSE_S)
 
 
 def _say(text: str) -> None:

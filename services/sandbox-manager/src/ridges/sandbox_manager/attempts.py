@@ -181,7 +181,8 @@ class AgentAttempts:
                 left = _Left(outcome=broken, log=live.tail.content, exit=None, snapshot=copy.patch)
             else:
                 snapshot = copy.patch if exited.difference is None else b""
-                left = _Left(outcome=outcome_of(exited), log=exited.log, exit=exited.exit, snapshot=snapshot)
+                outcome = outcome_of(exited, spec.timeout_s)
+                left = _Left(outcome=outcome, log=exited.log, exit=exited.exit, snapshot=snapshot)
                 del exited  # a blob store that is away may hold up the block for hours
             yield left
 

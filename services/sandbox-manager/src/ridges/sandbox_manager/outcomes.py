@@ -49,12 +49,17 @@ _KEEPS_DIFFERENCE = frozenset(
 """Causes under which the difference of the repository counts as a partial patch."""
 
 
-def outcome_of(left: SandboxExit) -> AgentOutcome:
-    """What an agent sandbox amounts to. One that was ended from outside has the cause ``CANCELLED``."""
+def outcome_of(left: SandboxExit, timeout_s: float) -> AgentOutcome:
+    """What an agent sandbox amounts to. One that was ended from outside has the cause ``CANCELLED``.
+
+    Args:
+        left: what there is of it.
+        timeout_s: the limit that it had.
+    """
     read = _read_output(left)
     if isinstance(read, _AgentOutput) and read.success:
         return _of_returned(read)
-    cause, detail = _cause_of(left.exit, read)
+    cause, detail = _cause_of(left.exit, read, timeout_s)
     if cause in _KEEPS_DIFFERENCE and left.difference and len(left.difference) <= MAX_PATCH_BYTES:
         return AgentOutcome(patch=left.difference, cause=cause, detail=detail)
     if cause in _KEEPS_DIFFERENCE and left.difference_problem:
@@ -96,7 +101,7 @@ def _of_returned(read: _AgentOutput) -> AgentOutcome:
     return AgentOutcome(patch=patch)
 
 
-def _cause_of(exit_facts: ExitFacts, read: _AgentOutput | AgentOutcome | None) -> tuple[Cause, str]:
+def _cause_of(exit_facts: ExitFacts, read: _AgentOutput | AgentOutcome | None, timeout_s: float) -> tuple[Cause, str]:
     if isinstance(read, _AgentOutput):
         trace = f"\n{read.traceback}" if read.traceback else ""
         return _OF_KIND[read.kind], plain((read.error or "the agent raised an exception") + trace)
@@ -105,7 +110,7 @@ def _cause_of(exit_facts: ExitFacts, read: _AgentOutput | AgentOutcome | None) -
     if exit_facts.cancelled:
         return Cause.CANCELLED, f"the agent was ended after {exit_facts.wall_s:.0f} s"
     if exit_facts.timed_out:
-        return Cause.AGENT_TIMED_OUT, f"the agent did not return within {exit_facts.wall_s:.0f} s"
+        return Cause.AGENT_TIMED_OUT, f"the agent did not return within its {timeout_s:.0f} s"
     if exit_facts.out_of_memory:
         return Cause.AGENT_OUT_OF_MEMORY, "the agent was killed because it used more memory than its limit"
     return Cause.AGENT_EXITED, f"the agent's process ended with {_code_words(exit_facts.exit_code)} before it returned"
