@@ -4,12 +4,16 @@ import asyncio
 import hashlib
 import os
 import stat
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 from obstore.store import MemoryStore
 
+from ridges.chassis.blob_files import DEAD_AFTER_S
 from ridges.chassis.blob_store import BlobsUrlError, FileBlobStore, MemoryBlobStore, ObjectBlobStore, open_blob_store
 from ridges.chassis.pack_files import HEAD
 from ridges.chassis.ports import BlobMissing
@@ -106,9 +110,23 @@ class TestFileBlobStore(BlobStoreSuite):
         monkeypatch.setattr(os, "fsync", lambda fd: synced.append(str(Path(f"/proc/self/fd/{fd}").readlink())))
         ref = await blobs.put(b"x", "text/plain")
         path = blobs.path_of(ref.digest)
-        assert any(str(path.parent / ".new-") in name for name in synced), "the content"
+        assert any("/my blobs/.new/" in name for name in synced), "the content"
         wanted = [str(folder) for folder in (path.parent, path.parent.parent, path.parent.parent.parent)]
         assert [name for name in synced if name in wanted] == wanted, "its name, and the folders that were made for it"
+
+    async def test_what_a_killed_writer_left_is_swept_away_a_day_later_and_nothing_else(self, blobs, tmp_path):
+        root = tmp_path / "my blobs"
+        left = _killed_while_writing(root)
+        assert left, "it was killed between two writes each time"
+        kept = {path: path.read_bytes() for path in root.rglob("sha256/*/*")}
+        ref = await FileBlobStore(root).put(b"a start on the same day", "text/plain")
+        assert all(path.exists() for path in left), "who writes them may be at work elsewhere"
+        for path in left:
+            os.utime(path, (time.time() - DEAD_AFTER_S - 1,) * 2)
+        await blobs.put(b"a start a day later", "text/plain")
+        assert list((root / ".new").iterdir()) == []
+        assert {path: path.read_bytes() for path in kept} == kept
+        assert await blobs.get(ref.digest) == b"a start on the same day"
 
     async def test_put_soon_fails_nobody_when_the_folder_cannot_be_written(self, tmp_path):
         (tmp_path / "file").write_text("no folder")
@@ -134,6 +152,36 @@ class TestFileBlobStore(BlobStoreSuite):
         (tmp_path / "file").write_text("no folder")
         with pytest.raises(OSError, match="file"):
             await FileBlobStore(tmp_path / "file").ping()
+
+
+def _killed_while_writing(root):
+    """Files that processes left which were killed with -9 in the middle of writing a blob."""
+    program = (
+        "import asyncio, os, sys; from pathlib import Path; from ridges.chassis.blob_store import FileBlobStore\n"
+        "async def main():\n"
+        "    store = FileBlobStore(Path(sys.argv[1]))\n"
+        "    while True: await store.put(os.urandom(8_000_000), 'text/plain')\n"
+        "asyncio.run(main())"
+    )
+    for _ in range(20):
+        writer = subprocess.Popen([sys.executable, "-c", program, str(root)])
+        try:
+            deadline = time.monotonic() + 20
+            while not (left := _files(root / ".new")) and time.monotonic() < deadline:
+                time.sleep(0.001)
+        finally:
+            writer.kill()
+            writer.wait()
+        if left := _files(root / ".new"):
+            return left
+    return []
+
+
+def _files(folder):
+    try:
+        return list(folder.iterdir())
+    except FileNotFoundError:
+        return []
 
 
 class TestObjectBlobStore(BlobStoreSuite):

@@ -108,7 +108,7 @@ class Project:
         found = [
             line for line in self.leftovers() if " -m ridges." not in line and int(line.split(":")[0]) not in at_work
         ]
-        found += [str(path) for path in (self.folder / ".ridges").rglob(".new-*")]
+        found += [str(path) for path in (self.folder / ".ridges").rglob(".new/*")]
         if not (owner := self._owner()):
             return found
         for place in self._socket_places(owner):

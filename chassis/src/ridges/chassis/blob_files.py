@@ -1,25 +1,46 @@
-"""Files that are whole or absent: written beside their place, renamed, and synced one by one or all together."""
+"""Files that are whole or absent: written in a folder for fresh ones, renamed, synced one by one or all together.
+
+What a killed process left there is swept away a day later: files do not say who writes them, and processes in other
+containers do, but none takes a day for one.
+"""
 
 import ctypes
 import os
 import tempfile
+import time
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from uuid import uuid4
+
+FRESH = ".new"
+"""Folder of the files that are being written, below the root of a store: one, so that it can be looked through."""
+DEAD_AFTER_S = 24 * 3600.0
+"""Nobody writes on at a file that was not touched for so long."""
 
 _fresh = count()
 _process = uuid4().hex
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def write_durably(path: Path, content: bytes) -> None:
-    """The file has this content, also after a power cut. A damaged one is replaced."""
+def sweep(root: Path) -> None:
+    """Remove fresh files below the root whose writers are dead. Never fails."""
+    with suppress(OSError):
+        for left in (root / FRESH).iterdir():
+            with suppress(OSError):
+                if time.time() - left.stat().st_mtime > DEAD_AFTER_S:
+                    left.unlink()
+
+
+def write_durably(path: Path, content: bytes, root: Path) -> None:
+    """The file has this content, also after a power cut. A damaged one is replaced. ``root``: of the store it is in."""
     if _holds(path, content):
         sync_directory(path.parent)
         return
     made = _make_folders(path.parent)
-    handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    (root / FRESH).mkdir(exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=root / FRESH)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -34,7 +55,7 @@ def write_durably(path: Path, content: bytes) -> None:
         sync_directory(folder)
 
 
-def write_all(files: Iterable[tuple[str, bytes]]) -> None:
+def write_all(files: Iterable[tuple[str, bytes]], root: Path) -> None:
     """Each path holds its content, once the file system is synced. A file of the same size is taken for the same.
 
     Raises:
@@ -43,7 +64,7 @@ def write_all(files: Iterable[tuple[str, bytes]]) -> None:
     failure: OSError | None = None
     for path, content in files:
         try:
-            _write(path, content)
+            _write(path, content, f"{root}/{FRESH}")
         except OSError as error:
             failure = failure or error
     if failure is not None:
@@ -64,19 +85,19 @@ def sync_file_system(folder: Path) -> None:
         os.close(handle)
 
 
-def _write(path: str, content: bytes) -> None:
+def _write(path: str, content: bytes, fresh_folder: str) -> None:
     try:
         if os.stat(path).st_size == len(content):  # noqa: PTH116 - thousands a second; Path objects cost more than the call
             return
     except FileNotFoundError:
         pass
     folder = path.rpartition("/")[0]
-    fresh = f"{folder}/.new-{_process}-{next(_fresh)}"
+    fresh = f"{fresh_folder}/{_process}-{next(_fresh)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     try:
         handle = os.open(fresh, flags, 0o644)
     except FileNotFoundError:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        Path(fresh_folder).mkdir(parents=True, exist_ok=True)
         handle = os.open(fresh, flags, 0o644)
     try:
         try:
@@ -86,7 +107,11 @@ def _write(path: str, content: bytes) -> None:
                 left = left[os.write(handle, left) :]
         finally:
             os.close(handle)
-        os.rename(fresh, path)  # noqa: PTH104 - as above
+        try:
+            os.rename(fresh, path)  # noqa: PTH104 - as above
+        except FileNotFoundError:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            os.rename(fresh, path)  # noqa: PTH104 - as above
     except BaseException:
         Path(fresh).unlink(missing_ok=True)
         raise

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 import obstore
 from obstore.store import ObjectStore, from_url
 
-from ridges.chassis.blob_files import sync_file_system, write_all, write_durably
+from ridges.chassis.blob_files import sweep, sync_file_system, write_all, write_durably
 from ridges.chassis.pack_files import PackWriter
 from ridges.chassis.pack_lookup import PackLookup
 from ridges.chassis.ports import BlobMissing, NamedBlobStore
@@ -51,7 +51,7 @@ def open_blob_store(url: str) -> NamedBlobStore:
 
 
 class FileBlobStore:
-    """Blobs as files. A blob is whole or absent: written beside its place, synced, renamed, the directory synced.
+    """Blobs as files. A blob is whole or absent: written in ``.new``, synced, renamed, the directory synced.
 
     Small ones that are stored soon go into packs, which every process with the directory reads.
     """
@@ -59,6 +59,7 @@ class FileBlobStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._pack, self._packs = PackWriter(root / PACKS), PackLookup(root / PACKS)
+        self._swept = False
         self._loose = False
         """Files were written since the last sync."""
         self._behind = WritingBehind(self._write_all, self._sync)
@@ -69,7 +70,7 @@ class FileBlobStore:
 
     async def put(self, content: bytes, media_type: str) -> BlobRef:
         ref = ref_to(content, media_type)
-        await asyncio.to_thread(write_durably, self.path_of(ref.digest), content)
+        await asyncio.to_thread(self._write, self.path_of(ref.digest), content)
         return ref
 
     async def put_soon(self, content: bytes, media_type: str) -> BlobRef:
@@ -84,10 +85,10 @@ class FileBlobStore:
         return await asyncio.to_thread(self._read, digest)
 
     async def ping(self) -> None:
-        await asyncio.to_thread(write_durably, self._root / PING_NAME, b"")
+        await asyncio.to_thread(self._write, self._root / PING_NAME, b"")
 
     async def put_named(self, name: str, content: bytes) -> None:
-        await asyncio.to_thread(write_durably, self._root / _named(name), content)
+        await asyncio.to_thread(self._write, self._root / _named(name), content)
 
     async def get_named(self, name: str) -> bytes | None:
         try:
@@ -97,6 +98,12 @@ class FileBlobStore:
 
     async def names(self, folder: str) -> list[str]:
         return await asyncio.to_thread(self._names, folder)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        if not self._swept:
+            self._swept = True
+            sweep(self._root)
+        write_durably(path, content, self._root)
 
     async def _write_all(self, waiting: Sequence[Waiting]) -> None:
         files = [
@@ -108,7 +115,7 @@ class FileBlobStore:
         finally:
             if files:
                 self._loose = True
-                await asyncio.to_thread(write_all, files)
+                await asyncio.to_thread(write_all, files, self._root)
 
     async def _sync(self) -> None:
         loose, self._loose = self._loose, False

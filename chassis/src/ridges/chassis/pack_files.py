@@ -63,7 +63,8 @@ def entries_of(pack: int, after: int) -> Iterator[Entry]:
 def write_index(pack: Path, entries: bytes | bytearray, covered: int) -> None:
     """The index beside the pack. ``entries``: those of its first ``covered`` bytes, packed, in any order."""
     rows = sorted(entries[at : at + ENTRY.size] for at in range(0, len(entries), ENTRY.size))
-    write_durably(pack.with_suffix(INDEXED), INDEX_HEAD.pack(INDEX, covered) + b"".join(rows))
+    content = INDEX_HEAD.pack(INDEX, covered) + b"".join(rows)
+    write_durably(pack.with_suffix(INDEXED), content, pack.parent.parent)
 
 
 class PackWriter:

@@ -10,6 +10,9 @@ from threading import Lock
 
 from ridges.chassis.pack_files import ENTRY, INDEX, INDEX_HEAD, INDEXED, PACK, entries_of
 
+MAPPED_BYTES = 64 * 1024
+"""Smaller indexes are read: each start of a gateway leaves a small pack, and a map holds a file descriptor."""
+
 
 class PackLookup:
     """All packs of a folder. May be used by many threads."""
@@ -68,7 +71,7 @@ class _Pack:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._index: mmap.mmap | None = None
+        self._index: mmap.mmap | bytes | None = None
         self._rows = 0
         self._tail: dict[bytes, tuple[int, int]] = {}
         self._seen = 0
@@ -91,7 +94,8 @@ class _Pack:
         """Where there is a good one, what it covers need not be kept in memory."""
         try:
             with self._path.with_suffix(INDEXED).open("rb") as file:
-                index = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                small = os.fstat(file.fileno()).st_size < MAPPED_BYTES
+                index = file.read() if small else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except (FileNotFoundError, ValueError):  # none, or an empty one
             return
         rows, rest = divmod(len(index) - INDEX_HEAD.size, ENTRY.size)
