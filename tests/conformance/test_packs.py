@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -162,14 +163,18 @@ def test_a_pack_that_its_writer_left_is_indexed_by_the_next_one_and_may_go_on(tm
     assert all_of(fresh, first + second + third) == first + second + third
 
 
+def open_files():
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
 def test_many_small_packs_hold_no_file_open(tmp_path):
     """As many starts of gateways leave them: a reader with a thousand open files could read no more."""
     contents = [bytes([number]) * 100 for number in range(40)]
     for content in contents:
         written(tmp_path, [content], most_records=1)
-    lookup, before = PackLookup(tmp_path), len(os.listdir("/proc/self/fd"))
+    lookup, before = PackLookup(tmp_path), open_files()
     assert all_of(lookup, contents) == contents
-    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    assert open_files() <= before + 1
 
 
 def test_a_full_disk_loses_what_did_not_fit_and_nothing_else(tmp_path, monkeypatch):

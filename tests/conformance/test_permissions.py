@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import time
 from contextlib import asynccontextmanager
@@ -12,12 +13,13 @@ import msgspec
 import pytest
 from guarded_nats import GuardedServer, login, service_login
 from nats.js.api import ConsumerConfig
+from nats_process import NatsServer
 
 from ridges.chassis import migrate
 from ridges.chassis.jetstream import open_event_store
 from ridges.chassis.jetstream.connection import Connection, Place
 from ridges.chassis.jetstream.permissions import ADMIN, CLIENT, CONTAINER_CONFIGS, QUEUES, RELAY, container_conf
-from ridges.chassis.ports import EventRefused
+from ridges.chassis.ports import EventRefused, LogMismatch
 from ridges.contracts.codec import decode
 from ridges.contracts.events import EVENT_TYPES, RunCancelled
 from ridges.contracts.flows import FLOWS
@@ -169,6 +171,16 @@ class TestStreams:
         assert "'gateway'" in (told := capsys.readouterr().err), told
         assert "RIDGES_NATS_USER" in told
 
+    @pytest.mark.parametrize(("claims", "code"), [("600MB", 3), ("800MB", 0)])
+    async def test_migrate_says_when_the_server_may_store_too_little(self, tmp_path, capsys, monkeypatch, claims, code):
+        small = NatsServer(tmp_path, claims=claims).start()
+        try:
+            monkeypatch.setenv("RIDGES_NATS_URL", small.url)
+            assert await asyncio.to_thread(migrate.main) == code
+            assert ("reserve 768 MB: raise max_file_store" in capsys.readouterr().err) == (code != 0)
+        finally:
+            small.kill9()
+
 
 class TestConsumers:
     def test_the_table_names_the_services_queues(self):
@@ -274,6 +286,56 @@ class TestClient:
                 assert b"Authorization Violation" in answers.readline()
         finally:
             guarded.kill9()
+
+
+class TestInboxes:
+    """A service's answers are nobody else's."""
+
+    @pytest.mark.parametrize(
+        ("user", "other"),
+        [(user, other) for user in (*SERVICES, CLIENT) for other in (*SERVICES, RELAY) if user != other],
+    )
+    async def test_nobody_listens_to_those_of_a_service(self, server, user, other):
+        for subject in (f"_INBOX_{other}.>", f"_INBOX_{other}.abc.*"):
+            await _denied(server, user, subject)
+
+    @pytest.mark.parametrize("user", SERVICES)
+    async def test_a_service_does_not_listen_to_those_of_clients(self, server, user):
+        await _denied(server, user, "_INBOX.>")
+
+    @pytest.mark.parametrize(
+        ("user", "other"), [(user, other) for user in (*SERVICES, CLIENT) for other in SERVICES if user != other]
+    )
+    async def test_nobody_answers_a_service_in_the_servers_name(self, server, user, other):
+        async with connected(server, user) as connection:
+            await refused(connection, f"_INBOX_{other}.abc.1")
+
+    async def test_users_of_an_older_release_are_named_at_once(self, tmp_path):
+        class Older(GuardedServer):
+            def configuration(self):
+                return re.sub(r"_INBOX_[a-z-]+", "_INBOX", super().configuration())
+
+        older = Older(tmp_path).start()
+        try:
+            await older.migrate()
+            connection = Connection(Place(url=older.url, name="ledger", **login("ledger")))
+            with pytest.raises(LogMismatch, match=r"write its configuration again"):
+                await connection.open(10)
+            await connection.close()
+        finally:
+            older.kill9()
+
+
+async def _denied(server, user, subject):
+    denied = asyncio.Event()
+
+    async def on_error(error):
+        if "permissions violation for subscription" in str(error).lower():
+            denied.set()
+
+    async with server.client(error_cb=on_error, **login(user)) as nc:
+        await nc.subscribe(subject)
+        await asyncio.wait_for(denied.wait(), 10)
 
 
 class TestMirror:

@@ -1,13 +1,14 @@
 """The smallest service: what the tests of ``serving`` start."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import msgspec
-from litestar import Litestar
+from litestar import Litestar, get
 
-from ridges.chassis import health, logs, serving, settings
+from ridges.chassis import health, logs, problems_http, serving, settings
 from ridges.chassis.jetstream import open_event_store
+from ridges.chassis.ports import EventStoreUnavailable
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,13 +40,25 @@ async def main() -> None:
     async def fail() -> None:
         raise RuntimeError("cannot start")
 
+    store = None
     async with AsyncExitStack() as stack:
         checks = {}
         if given.nats_url is not None:
             opening = open_event_store(given.nats_url, name="small", monitor_url=given.nats_monitor_url)
-            checks["log"] = (await stack.enter_async_context(opening)).ping
+            store = await stack.enter_async_context(opening)
+            checks["log"] = store.ping
+
+        @get("/slow")
+        async def slow() -> None:
+            """Answers once the log has failed."""
+            while True:
+                with suppress(EventStoreUnavailable):
+                    await store.ping()
+                await asyncio.sleep(0.01)
+
         app = Litestar(
-            health.health_handlers("small", checks),
+            [*health.health_handlers("small", checks), slow],
+            exception_handlers=problems_http.exception_handlers,
             on_startup=[fail] if given.bad_startup else [],
             logging_config=None,
         )

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -162,3 +163,21 @@ def test_a_log_that_is_replaced_ends_the_service_with_the_reason(start, nats_ser
     code, _, stderr = service.end()
     assert code == 4
     assert "was replaced" in stderr.splitlines()[-1]
+    assert "Traceback" not in stderr
+
+
+def test_requests_in_flight_are_answered_when_the_log_is_refused(start, nats_server):
+    service = start(NATS_URL=nats_server.url, NATS_MONITOR_URL=nats_server.monitor_url).until_up()
+    answers = []
+    asking = threading.Thread(target=lambda: answers.append(service.get("/slow")))
+    asking.start()
+    time.sleep(0.2)
+    nats_server.kill9()
+    (nats_server.folder / "store").rename(nats_server.folder / "lost")
+    nats_server.start()
+    nats_server.migrate_now()
+    code, _, stderr = service.end()
+    asking.join()
+    [(status, body)] = answers
+    assert (code, status, "Traceback" in stderr) == (4, 503, False), (stderr, body)
+    assert "was replaced" in json.loads(body)["detail"]

@@ -14,9 +14,10 @@ from nats.aio.client import Client
 from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis import settings
-from ridges.chassis.jetstream.connection import read_reply
+from ridges.chassis.jetstream.connection import OUT_OF_STORAGE, read_reply
 from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.jetstream.fence import MOVED, NEXT_EPOCH, refusal
+from ridges.chassis.jetstream.inboxes import inbox_prefix
 from ridges.chassis.jetstream.streams import (
     EPOCH,
     EVENTS,
@@ -26,6 +27,7 @@ from ridges.chassis.jetstream.streams import (
     STREAMS,
     differences,
 )
+from ridges.chassis.jetstream.verify import MORE_STORAGE
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
 
 REQUEST_TIMEOUT_S = 5.0
@@ -131,6 +133,7 @@ async def _migrate(place: Settings, *, replace_moved_log: bool) -> None:
             name="migrate",
             user=place.nats_user,
             password=place.nats_password,
+            inbox_prefix=inbox_prefix(place.nats_user),
             error_cb=denials.on_error,
             max_reconnect_attempts=-1,
             reconnect_time_wait=1,
@@ -190,7 +193,8 @@ def main(arguments: Sequence[str] = ()) -> int:
         sys.stderr.write(f"no NATS server with JetStream answered at {place.nats_url} for {PERSISTENCE_S:g} s{told}\n")
         return 3
     except APIError as error:
-        sys.stderr.write(f"the NATS server at {place.nats_url} refuses a stream: {error.description}\n")
+        mend = f"; INGRESS and PARKED reserve 768 MB: {MORE_STORAGE}" if error.err_code in OUT_OF_STORAGE else ""
+        sys.stderr.write(f"the NATS server at {place.nats_url} refuses a stream: {error.description}{mend}\n")
         return 3
     return 0
 

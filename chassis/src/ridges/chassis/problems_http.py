@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from ridges.chassis.ports import LogMismatch
 from ridges.contracts.views import Problem9457
 
 MEDIA_TYPE = "application/problem+json"
@@ -42,8 +43,15 @@ def on_any_error(request: Request[Any, Any, Any], error: Exception) -> Response[
     return error_response(500, _title(500), "an internal error; the service's log says more")
 
 
+def on_refused_log(request: Request[Any, Any, Any], error: LogMismatch) -> Response[Problem9457]:
+    """The service is just ending because of it."""
+    log.error("request failed", method=request.method, path=request.url.path, reason=str(error))
+    return error_response(503, "The log is refused", str(error))
+
+
 exception_handlers: ExceptionHandlersMap = {
     HTTPException: on_http_exception,
+    LogMismatch: on_refused_log,
     msgspec.MsgspecError: on_invalid_body,
     Exception: on_any_error,
 }

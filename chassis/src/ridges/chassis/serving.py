@@ -66,6 +66,7 @@ async def serve(
     Raises:
         SystemExit: 1 when HTTP or a background task crashed, 3 when the port (or socket) is taken.
         LogMismatch: a background task found that the log is not the configured one.
+        EventRefused: the log refuses this service for good.
     """
     listening = _listen(host, port, uds)
     config = uvicorn.Config(
@@ -87,15 +88,16 @@ async def serve(
         try:
             crash = await _until_stopped_or_crashed(stopping, tasks)
             await _drain(drain, drain_timeout_s)
+        finally:
+            # Also when the log is refused and this task is cancelled: requests in flight get their answers.
             stopping.set()
             server.should_exit = True
             await asyncio.wait([http], timeout=HTTP_GRACE_S + 2)
-        finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             listening.close()
-    if isinstance(crash, LogMismatch):
+    if isinstance(crash, LogMismatch | EventRefused):
         raise crash
     if crash is not None:
         raise SystemExit(EXIT_CRASHED)
@@ -171,6 +173,8 @@ async def _until_stopped_or_crashed(
             done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
                 error = None if task.cancelled() else task.exception()
+                if isinstance(error, LogMismatch | EventRefused):
+                    return error  # the last line on stderr says it
                 if error is not None:
                     log.error("a part of the service crashed, ending", error=str(error), exc_info=error)
                     return error

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Collection
-from uuid import uuid4
 
 from nats import errors
 
@@ -37,7 +36,7 @@ class Questions:
 
     def __init__(self, client: LogClient) -> None:
         self._client = client
-        self._inbox = f"_INBOX.{uuid4().hex}."
+        self._inbox = f"{client.new_inbox()}."
         self._waiting: dict[str, _Question] = {}
         self._count = 0
         self._sweeping: asyncio.TimerHandle | None = None

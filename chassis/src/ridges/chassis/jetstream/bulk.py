@@ -93,7 +93,7 @@ class _Wire:
         self._place, self._user = place, place.user or (unquote(parts.username) if parts.username else None)
         self._password = place.password or (unquote(parts.password) if parts.password else None)
         self._address = (parts.hostname or "127.0.0.1", parts.port or 4222)
-        self._inbox = f"_INBOX.{uuid4().hex}".encode()
+        self._inbox = f"{place.inbox_prefix}.{uuid4().hex}".encode()
         self._buffer = bytearray()
         self._requests = 0
 

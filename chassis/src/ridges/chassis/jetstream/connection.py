@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -18,6 +19,7 @@ from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 from ridges.chassis.jetstream.asking import Answer, Questions
 from ridges.chassis.jetstream.client import LogClient
 from ridges.chassis.jetstream.fence import refusal
+from ridges.chassis.jetstream.inboxes import inbox_prefix
 from ridges.chassis.jetstream.streams import RECORDED_HERE
 from ridges.chassis.jetstream.verify import MORE_STORAGE, NotYet, storage_trouble, verified_epoch
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
@@ -57,6 +59,11 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     def address(self) -> str:
         """The URL without credentials."""
         return without_credentials(self.url)
+
+    @property
+    def inbox_prefix(self) -> str:
+        """Of the user, also where the URL names him."""
+        return inbox_prefix(self.user or urlsplit(self.url.split(",")[0].strip()).username)
 
 
 class Connection:
@@ -235,6 +242,7 @@ class Connection:
                 name=self.place.name,
                 user=self.place.user,
                 password=self.place.password,
+                inbox_prefix=self.place.inbox_prefix,
                 error_cb=self._on_error,
                 disconnected_cb=self._on_lost,
                 reconnected_cb=self._on_change,
@@ -285,7 +293,9 @@ class Connection:
         Raises:
             LogMismatch: it has, and is refused from now on.
         """
-        if not self._settled.is_set() or self.refused:
+        if self.refused:
+            raise LogMismatch(self._trouble)
+        if not self._settled.is_set():
             return
         try:
             info = await self.api(f"STREAM.INFO.{EVENTS_STREAM}")
@@ -352,6 +362,12 @@ class Connection:
     def _deny(self, told: str) -> None:
         log.error("the NATS server denies a subject", error=told)
         subject = told.partition('"')[2].rpartition('"')[0]
+        if subject.startswith(f"{self.place.inbox_prefix}.".lower()):
+            self._refuse(
+                f"user {self.place.user!r} may not get answers at the NATS server {self.place.address} ({told}); its "
+                "users are of another release: write its configuration again (infra/nats.conf, or "
+                "`python -m ridges.chassis.jetstream.permissions`) and restart it"
+            )
         denial = f"{told}; user {self.place.user!r} lacks this permission on the server"
         if self._questions is not None:
             self._questions.deny(subject, EventRefused(denial))

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from ridges.chassis.jetstream.inboxes import RELAY, SHARED_INBOX, inbox_prefix
 from ridges.contracts.events import type_name
 from ridges.contracts.flows import FLOWS
 from ridges.contracts.subjects import (
@@ -26,8 +27,8 @@ from ridges.contracts.subjects import (
 
 LogOfRecord = Literal["jetstream", "kurrentdb"]
 
-ADMIN, CLIENT, RELAY = "admin", "client", "relay"
-INBOXES = "_INBOX.>"
+ADMIN, CLIENT = "admin", "client"
+INBOXES = f"{SHARED_INBOX}.>"
 INGRESS_QUEUE = "ledger"
 """The durable consumer of the INGRESS work queue."""
 READABLE = (EVENTS_STREAM, PARKED_STREAM)
@@ -116,7 +117,7 @@ def _service(name: str, *, writes: bool) -> User:
         allowed += [f"park.{queue}.>", f"$JS.ACK.{EVENTS_STREAM}.{queue}.>"]
     if name == INGRESS_QUEUE:
         allowed += _emptying_the_ingress()
-    return User(name=name, publish=tuple(allowed), deny=_durables(foreign), subscribe=(INBOXES,))
+    return User(name=name, publish=tuple(allowed), deny=_durables(foreign), subscribe=(f"{inbox_prefix(name)}.>",))
 
 
 def _reading() -> list[str]:
@@ -158,7 +159,7 @@ def _emptying_the_ingress() -> list[str]:
 
 
 def _relay() -> User:
-    return User(name=RELAY, publish=(*_reading()[:4], ALL_EVENTS), subscribe=(INBOXES,))
+    return User(name=RELAY, publish=(*_reading()[:4], ALL_EVENTS), subscribe=(f"{inbox_prefix(RELAY)}.>",))
 
 
 def _client() -> User:

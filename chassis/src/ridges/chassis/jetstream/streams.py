@@ -51,7 +51,7 @@ INGRESS: dict[str, Any] = {
     "allow_direct": True,
     "duplicate_window": DUPLICATE_WINDOW_S * NS_PER_S,
     "max_msgs": 100_000,
-    "max_bytes": 4 * 1024 * 1024 * KIB,
+    "max_bytes": 512 * 1024 * KIB,
 }
 
 PARKED: dict[str, Any] = {

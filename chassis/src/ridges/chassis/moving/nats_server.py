@@ -133,6 +133,7 @@ async def administered(place: Place, mend: str) -> AsyncIterator[NatsServer]:
             name=place.name,
             user=place.user,
             password=place.password,
+            inbox_prefix=place.inbox_prefix,
             error_cb=denials.on_error,
             max_reconnect_attempts=CONNECT_TRIES,
             reconnect_time_wait=1,

@@ -184,7 +184,14 @@ def _write_nats_conf(state: StateDir, port: int, monitor_port: int) -> Path:
 
 def _port(wanted: int | None, owner: str) -> int:
     if wanted is None:
-        return next(filter(port_is_free, _choices.sample(_PORTS, len(_PORTS))))
+        found = next(filter(port_is_free, _choices.sample(_PORTS, len(_PORTS))), None)
+        if found is None:
+            raise CliError(
+                f"no port from {_PORTS.start} to {_PORTS.stop - 1} is free for {owner}: other programs of this machine "
+                "hold them, or none may be used here; end some",
+                Exit.OUR_FAULT,
+            )
+        return found
     if not port_is_free(wanted):
         raise CliError(
             f"port {wanted} for {owner} is taken; free it or change [ports] in {CONFIG_FILE}", Exit.OUR_FAULT

@@ -11,8 +11,9 @@ from litestar.exceptions import HTTPException
 from litestar.response.base import ASGIResponse
 from litestar.types import ExceptionHandlersMap
 
+from ridges.chassis.ports import LogMismatch
 from ridges.gateway.connection import json_response
-from ridges.gateway.errors import BodyInvalid, GatewayError, InternalError
+from ridges.gateway.errors import BodyInvalid, GatewayError, InternalError, LogUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +27,11 @@ def answer_of(path: str, error: GatewayError) -> bytes:
     return msgspec.json.encode(error_body(path, error.status, detail, error.detail, error.code, error.amounts))
 
 
-def unexpected(method: str, path: str, error: Exception) -> InternalError:
-    """What nobody expected: logged with its traceback, told without it."""
+def unexpected(method: str, path: str, error: Exception) -> GatewayError:
+    """What nobody expected: logged with its traceback, told without it. A log that is refused ends the service."""
+    if isinstance(error, LogMismatch):
+        log.error("request failed", method=method, path=path, reason=str(error))
+        return LogUnavailable()
     log.error("request failed", method=method, path=path, exc_info=error)
     return InternalError()
 

@@ -14,7 +14,9 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 
+from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.denials import Denials
+from ridges.chassis.jetstream.inboxes import SHARED_INBOX
 from ridges.chassis.ports import Clock, EventRefused, EventStoreUnavailable, LogMismatch
 from ridges.contracts.requests import CancelRun, RequestAnswer, RequestRun
 from ridges.contracts.subjects import ALL_INGRESS, INGRESS_RUN_CANCELLED, INGRESS_RUN_REQUESTED, INGRESS_STREAM
@@ -27,7 +29,8 @@ log = structlog.get_logger(__name__)
 
 DURABLE = "ledger"
 REPLY_HEADER = "Ridges-Reply-To"
-INBOX_PREFIX = "_INBOX."
+INBOX_PREFIX = f"{SHARED_INBOX}."
+"""Of who asks; services have inboxes of their own, where nobody's answer is sent."""
 ACK_WAIT_S = 6.0
 """After which the messages of a ledger that was killed are delivered again."""
 HEARTBEAT_S = 2.0
@@ -55,12 +58,14 @@ class Ingress:
         clock: Clock,
     ) -> None:
         self._requests, self._refusals, self._clock = requests, refusals, clock
+        prefix = Place(url=url, name="ledger-ingress", user=user).inbox_prefix
         security = SASLPlaintext(username=user, password=password or "") if user else None
         self._denials = Denials(user, "it must be the ledger's own, as ridges.chassis.jetstream.permissions writes it")
         self._broker = NatsBroker(
             url,
             error_cb=self._denials.on_error,
             name="ledger-ingress",
+            inbox_prefix=prefix,
             security=security,
             max_reconnect_attempts=-1,
             reconnect_time_wait=CONNECT_RETRY_S,  # type: ignore[arg-type]  # seconds; nats-py takes fractions
@@ -71,6 +76,7 @@ class Ingress:
             # The stream is declared by the migrate step: declaring it here would rewrite its configuration.
             stream=JStream(INGRESS_STREAM, declare=False),
             durable=DURABLE,
+            inbox_prefix=f"{prefix}.".encode(),
             pull_sub=PullSub(batch_size=8, timeout=FETCH_TIMEOUT_S),
             config=ConsumerConfig(ack_wait=ACK_WAIT_S, max_deliver=-1),
             ack_policy=AckPolicy.MANUAL,

@@ -138,7 +138,12 @@ async def _publish_all(
     mend = "set RIDGES_NATS_ADMIN_USER and RIDGES_NATS_ADMIN_PASSWORD in the ledger's environment"
     denials = Denials(place.user, mend)
     await client.connect(
-        place.url, name="ledger-restore", user=place.user, password=place.password, error_cb=denials.on_error
+        place.url,
+        name="ledger-restore",
+        user=place.user,
+        password=place.password,
+        inbox_prefix=place.inbox_prefix,
+        error_cb=denials.on_error,
     )
     try:
         for segment in segments:
