@@ -1,6 +1,7 @@
 """Suites are modules of their own: pytest explains their assertions only when told so."""
 
 import pytest
+from moving_servers import new  # noqa: F401  # a fixture
 from sandboxes import bubblewrap_works, proxy_dir  # noqa: F401  # fixtures
 
 pytest.register_assert_rewrite(

@@ -10,7 +10,6 @@ from integration.test_ledger_passes import result_of
 from integration.test_ledger_service import a_run, log_of
 from kurrent_double.cluster import KurrentDouble
 from kurrent_world import declare_mirror, opened, relaying
-from nats_process import NatsServer
 from unit.ledger.samples import Author
 
 from ridges.chassis.kurrent.connection import KurrentConnection
@@ -26,13 +25,6 @@ pytestmark = pytest.mark.timeout(240)
 async def kurrentdb():
     async with KurrentDouble() as double:
         yield double
-
-
-@pytest.fixture
-def new(tmp_path):
-    server = NatsServer(tmp_path / "new").start()
-    yield server
-    server.kill9()
 
 
 def held(kurrentdb):

@@ -2,6 +2,7 @@
 
 import pytest
 from integration.gateway_world import GatewayProcess, Log, MockProvider
+from moving_servers import new, old  # noqa: F401  # fixtures
 from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
 from small_disk import small_disk  # noqa: F401  # a fixture
 

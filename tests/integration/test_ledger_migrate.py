@@ -32,18 +32,6 @@ from ridges.chassis.ports import LogMismatch
 pytestmark = pytest.mark.timeout(240)
 
 
-@pytest.fixture
-def old(nats_server):
-    return nats_server
-
-
-@pytest.fixture
-def new(tmp_path):
-    server = NatsServer(tmp_path / "new").start()
-    yield server
-    server.kill9()
-
-
 async def metadata_of(server):
     found = await stream_of(server)
     return {} if found is None else found["config"]["metadata"]

@@ -20,7 +20,6 @@ from integration.migration_world import (
     waiting,
 )
 from integration.test_ledger_service import log_of
-from nats_process import NatsServer
 
 from ridges.chassis.moving.jetstream import JetStreamSource, JetStreamTarget
 from ridges.chassis.moving.ports import CannotMove
@@ -28,18 +27,6 @@ from ridges.chassis.ports import LogMismatch
 from ridges.ledger.passes.migrate import Migration
 
 pytestmark = pytest.mark.timeout(240)
-
-
-@pytest.fixture
-def old(nats_server):
-    return nats_server
-
-
-@pytest.fixture
-def new(tmp_path):
-    server = NatsServer(tmp_path / "new").start()
-    yield server
-    server.kill9()
 
 
 async def test_a_move_that_is_given_up_leaves_the_log_as_it_was_and_can_begin_again(old, new):
