@@ -4,7 +4,7 @@ import asyncio
 import time
 
 from conformance.sandbox_suite import REPO
-from sandboxes import SMALL, gone, python, sandbox_spec
+from sandboxes import SMALL, gone, python, sandbox_spec, tar_of
 
 from ridges.contracts.limits import MIB
 
@@ -17,9 +17,8 @@ class SnapshotSuite:
     async def told(self, sandbox, *command, every_s=0.2, cancelled=None, **changes):
         """(How it ended, the differences that were told meanwhile)."""
         told = []
-        spec = sandbox_spec(
-            *command, files=(REPO,), repo=True, on_difference=told.append, difference_every_s=every_s, **changes
-        )
+        how = {"files": (REPO,), "repo": True, "on_difference": told.append, "difference_every_s": every_s} | changes
+        spec = sandbox_spec(*command, **how)
         try:
             return await sandbox.run(spec, cancelled or asyncio.Event()), told
         finally:
@@ -34,6 +33,16 @@ class SnapshotSuite:
         end, told = await self.told(sandbox, "bash", "-c", work)
         assert b"+three" in end.difference
         assert told[-1].decode() == end.difference.decode()
+
+    async def test_reading_the_repository_is_not_the_commands_processor_time(self, sandbox):
+        large = tar_of({f"repo/{number}.txt": f"{number} " * 500 for number in range(5_000)})
+        waits = ("bash", "-c", "for n in 1 2 3 4; do echo $n >> repo/0.txt; sleep 0.5; done")
+        ended, told = await self.told(sandbox, *waits, files=(large,))
+        assert told
+        assert ended.exit.cpu_s < 0.25, "the base commit and the differences alone take longer"
+        burn = "import time\nwhile time.process_time() < 0.5: pass"
+        ended, _ = await self.told(sandbox, *python(burn), files=(large,))
+        assert 0.45 <= ended.exit.cpu_s < 0.8
 
     async def test_each_state_is_told_once_and_a_repository_without_changes_not_at_all(self, sandbox):
         end, told = await self.told(sandbox, "bash", "-c", "sleep 1; touch repo/a.txt; mkdir repo/empty; sleep 1")

@@ -25,6 +25,7 @@ FACTS = {
     "out_of_memory": False,
     "wall_s": 1.5,
     "cpu_s": 0.5,
+    "own_cpu_s": 0.25,
     "written_bytes": 5,
     "peak_memory_bytes": 1000,
     "log_dropped_chars": 0,
@@ -57,11 +58,21 @@ def test_a_result_in_pieces_of_any_size(piece):
     reader = read(frame(b"S", b"") + result() + b"what follows is ignored", piece)
     assert reader.started
     assert reader.complete
-    end = reader.exit(Measured(cpu_s=0.7))
+    end = reader.exit(Measured(cpu_s=0.75))
     assert end.log == b"log"
     assert [(file.content, file.problem) for file in end.outputs] == [(b"aa", None), (None, "missing")]
     assert end.difference == b"diff"
-    assert (end.exit.wall_s, end.exit.cpu_s, end.exit.peak_memory_bytes) == (1.5, 0.7, 1000)
+    assert (end.exit.wall_s, end.exit.cpu_s, end.exit.peak_memory_bytes) == (1.5, 0.5, 1000)
+
+
+def test_reading_the_repository_is_not_the_commands_processor_time():
+    counted = {
+        "by the group": Measured(cpu_s=0.75),
+        "by a group that came too late": Measured(cpu_s=0.1),
+        "by the supervisor": Measured(),
+    }
+    told = {name: read(result()).exit(measured).exit.cpu_s for name, measured in counted.items()}
+    assert told == {"by the group": 0.5, "by a group that came too late": 0.0, "by the supervisor": 0.5}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,8 @@ facts = {
     "out_of_memory": False,
     "wall_s": 0.0,
     "cpu_s": 0.0,
+    "own_cpu_s": 0.0,
+    "written_bytes": 0,
     "peak_memory_bytes": 0,
     "log_dropped_chars": 0,
     "log_size": 6,

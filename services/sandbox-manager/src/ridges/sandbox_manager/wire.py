@@ -64,6 +64,8 @@ class _Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     out_of_memory: bool
     wall_s: float
     cpu_s: float
+    own_cpu_s: float
+    """What unpacking files and reading the repository took, which is not the command's."""
     peak_memory_bytes: int
     written_bytes: int | None
     log_dropped_chars: int
@@ -180,7 +182,7 @@ class ReplyReader:
                 cancelled=facts.cancelled,
                 out_of_memory=facts.out_of_memory or (measured.out_of_memory and facts.exit_code != 0),
                 wall_s=facts.wall_s,
-                cpu_s=facts.cpu_s if measured.cpu_s is None else measured.cpu_s,
+                cpu_s=facts.cpu_s if measured.cpu_s is None else max(0.0, measured.cpu_s - facts.own_cpu_s),
                 peak_memory_bytes=measured.peak_memory_bytes or facts.peak_memory_bytes,
                 pids_peak=measured.pids_peak,
                 written_bytes=facts.written_bytes,
@@ -251,7 +253,7 @@ class ReplyReader:
             and facts.log_size <= self._spec.limits.log_chars * MAX_BYTES_PER_CHAR
             and (facts.difference_size or 0) <= MAX_DIFFERENCE_BYTES
             and (facts.exit_code is None or -64 <= facts.exit_code <= 255)
-            and all(math.isfinite(value) and value >= 0 for value in (facts.wall_s, facts.cpu_s))
+            and all(math.isfinite(value) and value >= 0 for value in (facts.wall_s, facts.cpu_s, facts.own_cpu_s))
             and min(facts.peak_memory_bytes, facts.log_dropped_chars, facts.written_bytes or 0) >= 0
         )
 

@@ -59,6 +59,8 @@ class Snapshots:
 
     def __init__(self, base: Base, header: dict[str, Any], poller: Poller, outbox: Outbox) -> None:
         self._base, self._header, self._poller, self._outbox = base, header, poller, outbox
+        self.cpu_s = 0.0
+        """What they took so far."""
         self._every_s = header["difference_every_s"]
         self._next_at = time.monotonic() + min(FIRST_S, self._every_s)
         self._known = hash(())
@@ -92,10 +94,11 @@ class Snapshots:
         else:
             self._begin()
 
-    def ended(self, pid: int, status: int) -> None:
-        """A child was reaped."""
+    def ended(self, pid: int, status: int, cpu_s: float) -> None:
+        """A child was reaped, which with its own children used so much processor time."""
         if pid != self._pid:
             return
+        self.cpu_s += cpu_s
         while self._read():
             pass
         self.stop()
