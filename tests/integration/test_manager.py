@@ -163,6 +163,12 @@ HOW_AGENTS_END = {
         "exit code 1",
         "+two",
     ),
+    "changes too much": (
+        f"def agent_main(p):\n {EDITS} open('repo/big', 'w').write('x\\n' * (5 << 20)); raise ValueError",
+        Cause.AGENT_RAISED,
+        "no partial patch: the difference has",
+        None,
+    ),
     "no inode left": (f"def agent_main(p):\n{NO_INODE} return 'all of it'", None, "", "all of it"),
     "no descriptor left": (f"def agent_main(p):\n{NO_DESCRIPTOR} return 'all of it'", None, "", "all of it"),
     "file over the limit": (

@@ -45,6 +45,7 @@ from ridges.sandbox_manager.handlers import Handlers
 from ridges.sandbox_manager.live import LiveSandboxes
 from ridges.sandbox_manager.metrics import ManagerMetrics
 from ridges.sandbox_manager.mishaps import Patience
+from ridges.sandbox_manager.outcomes import MAX_PATCH_BYTES
 from ridges.sandbox_manager.ports import OutputFile, SandboxExit
 from ridges.sandbox_manager.technologies import Technologies
 from ridges.sandbox_manager.workbench import Workbench
@@ -460,16 +461,25 @@ async def test_the_last_attempt_that_breaks_leaves_its_changes_unjudged():
     assert await scene.blobs.get(ended.unjudged_patch.digest) == b"diff twice"
 
 
-async def test_changes_that_the_end_of_the_sandbox_did_not_tell_are_those_told_before():
+@pytest.mark.parametrize(
+    ("end", "why"),
+    [
+        ({"difference": None, "difference_problem": "git took too long"}, "git took too long"),
+        ({"difference": b"x" * (MAX_PATCH_BYTES + 1)}, "the difference has 8388609 bytes"),
+    ],
+    ids=["none", "too large"],
+)
+async def test_changes_that_the_end_of_the_sandbox_did_not_tell_are_those_told_before(end, why):
     scene = await Scene().set()
 
     async def change_and_end(spec, _cancelled):
         spec.on_difference(b"diff once")
-        return left(timed_out=True, difference=None, difference_problem="git took too long")
+        return left(timed_out=True, **end)
 
     scene.sandbox.ends = [change_and_end]
     *_, ended = await scene.deliver()
     assert (type(ended), ended.cause) == (ev.AgentFailed, Cause.AGENT_TIMED_OUT)
+    assert why in ended.detail
     assert await scene.blobs.get(ended.unjudged_patch.digest) == b"diff once"
 
 

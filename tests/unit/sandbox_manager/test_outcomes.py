@@ -75,6 +75,8 @@ def test_the_detail_says_what_happened():
     assert "within its 7 s" in outcome_of(left(timed_out=True, wall_s=7.9), 7).detail, "the limit, not when it was dead"
     slow = left(timed_out=True, difference=None, difference_problem="git took too long")
     assert "git took too long" in outcome_of(slow, 7).detail
+    large = left(exit_code=1, difference=b"x" * (MAX_PATCH_BYTES + 1))
+    assert "no partial patch: the difference has 8388609 bytes" in outcome_of(large, 7).detail
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x))

@@ -29,7 +29,7 @@ from ridges.sandbox_manager.last_word import blamed
 from ridges.sandbox_manager.live import LiveSandbox
 from ridges.sandbox_manager.metrics import Counted
 from ridges.sandbox_manager.mishaps import mishap_of
-from ridges.sandbox_manager.outcomes import AgentOutcome, outcome_of, plain
+from ridges.sandbox_manager.outcomes import AgentOutcome, difference_problem, outcome_of, plain
 from ridges.sandbox_manager.ports import Sandbox, SandboxSpec
 from ridges.sandbox_manager.workbench import LOG_MEDIA_TYPE, Workbench
 
@@ -58,7 +58,7 @@ class _Left(msgspec.Struct, frozen=True, kw_only=True):
     log: bytes
     exit: ev.ExitFacts | None
     snapshot: bytes = b""
-    """The last difference that was told while it ran, where there is none of its end."""
+    """The last difference that was told while it ran, where there is none of its end, or one too large."""
     patch_ref: BlobRef | None = None
     log_ref: BlobRef | None = None
     snapshot_ref: BlobRef | None = None
@@ -180,7 +180,7 @@ class AgentAttempts:
                 broken = AgentOutcome(cause=mishap.cause, detail=plain(str(error)))
                 left = _Left(outcome=broken, log=live.tail.content, exit=None, snapshot=copy.patch)
             else:
-                snapshot = copy.patch if exited.difference is None else b""
+                snapshot = copy.patch if exited.difference is None or difference_problem(exited) else b""
                 outcome = outcome_of(exited, spec.timeout_s)
                 left = _Left(outcome=outcome, log=exited.log, exit=exited.exit, snapshot=snapshot)
                 del exited  # a blob store that is away may hold up the block for hours

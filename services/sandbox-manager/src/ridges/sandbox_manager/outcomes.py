@@ -60,11 +60,19 @@ def outcome_of(left: SandboxExit, timeout_s: float) -> AgentOutcome:
     if isinstance(read, _AgentOutput) and read.success:
         return _of_returned(read)
     cause, detail = _cause_of(left.exit, read, timeout_s)
-    if cause in _KEEPS_DIFFERENCE and left.difference and len(left.difference) <= MAX_PATCH_BYTES:
+    problem = difference_problem(left)
+    if cause in _KEEPS_DIFFERENCE and left.difference and not problem:
         return AgentOutcome(patch=left.difference, cause=cause, detail=detail)
-    if cause in _KEEPS_DIFFERENCE and left.difference_problem:
-        detail = f"{detail}; no partial patch: {left.difference_problem}"
+    if cause in _KEEPS_DIFFERENCE and problem:
+        detail = f"{detail}; no partial patch: {problem}"
     return AgentOutcome(cause=cause, detail=plain(detail))
+
+
+def difference_problem(left: SandboxExit) -> str | None:
+    """Why the difference of its repository is no patch that anybody could judge; None when it is."""
+    if left.difference is None or len(left.difference) <= MAX_PATCH_BYTES:
+        return left.difference_problem
+    return f"the difference has {len(left.difference)} bytes; at most {MAX_PATCH_BYTES} are taken"
 
 
 def _read_output(left: SandboxExit) -> _AgentOutput | AgentOutcome | None:
