@@ -1,7 +1,7 @@
 """What every event store must do. Inherited by one class for each adapter, which gives the fixture ``log``."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from uuid import uuid4
 
 import pytest
@@ -51,6 +51,14 @@ async def collecting(iterator, into: list):
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await iterator.aclose()
+
+
+async def ungrouped(groups):
+    """One by one what comes in groups."""
+    async with aclosing(groups):
+        async for group in groups:
+            for undecoded in group:
+                yield undecoded
 
 
 class EventStoreSuite:
@@ -300,12 +308,12 @@ class EventStoreSuite:
             await eventually(lambda: len(seen) == 3)
         assert [r.position for r in seen] == [2, 3, 6]
 
-    async def test_a_subscription_in_groups_brings_all_in_order_the_past_and_what_comes(self, log):
+    async def test_following_brings_all_in_order_the_past_and_what_comes(self, log):
         store, writer = await log.open(), await log.open()
         for _ in range(3):
             await writer.append("a", [cancelled("a") for _ in range(200)])
         seen: list = []
-        async with collecting(store.subscribe(gather_s=0.05), seen):
+        async with collecting(ungrouped(store.follow()), seen):
             await eventually(lambda: len(seen) == 600)
             for number in range(601, 606):
                 await asyncio.sleep(0.02 * (number % 3))
@@ -316,10 +324,26 @@ class EventStoreSuite:
             await eventually(lambda: len(seen) == 611)
         assert [r.position for r in seen] == list(range(1, 612))
 
-    async def test_a_subscription_in_groups_survives_interruptions(self, log):
+    async def test_what_is_followed_is_as_it_stands_in_the_log_also_what_nobody_can_read(self, log):
+        store = await log.open()
+        event = cancelled("a")
+        await store.append("a", [event])
+        await log.inject("ev.b.Unknown", b'{"type":"Unknown"}')
+        seen: list = []
+        async with collecting(ungrouped(store.follow()), seen):
+            await eventually(lambda: len(seen) == 2)
+        assert [(u.position, u.stream_id, u.subject) for u in seen] == [
+            (1, "a", b"ev.a.RunCancelled"),
+            (2, "b", b"ev.b.Unknown"),
+        ]
+        assert seen[0].recorded().event == event
+        with pytest.raises(UndecodableEvent):
+            seen[1].recorded()
+
+    async def test_following_survives_interruptions(self, log):
         store, writer = await log.open(), await log.open()
         seen: list = []
-        async with collecting(store.subscribe(gather_s=0.02), seen):
+        async with collecting(ungrouped(store.follow()), seen):
             for number in range(1, 4):
                 await writer.append("a", [cancelled("a"), started("a")])
                 await log.interrupt()

@@ -224,11 +224,16 @@ class FaultyStore:
             await self._hang_when_dead()
             yield recorded
 
-    async def subscribe(self, after=0, types=(), *, own=True, gather_s=0.0):
+    async def subscribe(self, after=0, types=(), *, own=True):
         async for recorded in self._sea.memory.subscribe(after, types):
             await self._reach(patience_s=None)
             if own or recorded.event.id not in self._own:
                 yield recorded
+
+    async def follow(self, after=0):
+        async for group in self._sea.memory.follow(after):
+            await self._reach(patience_s=None)
+            yield group
 
     async def last_position(self):
         await self._reach()

@@ -29,8 +29,9 @@ from sample_log import OFFERS, SampleLog  # noqa: E402
 from ridges.chassis.blob_store import FileBlobStore  # noqa: E402
 from ridges.chassis.clock import SystemClock  # noqa: E402
 from ridges.chassis.jetstream import open_event_store  # noqa: E402
-from ridges.chassis.jetstream.bulk import _Wire, last_position, raw_events  # noqa: E402
+from ridges.chassis.jetstream.bulk import last_position, raw_events  # noqa: E402
 from ridges.chassis.jetstream.connection import Place  # noqa: E402
+from ridges.chassis.jetstream.wire import Wire  # noqa: E402
 from ridges.chassis.ports import Recorded  # noqa: E402
 from ridges.contracts import events as ev  # noqa: E402
 from ridges.contracts.codec import decode, encode  # noqa: E402
@@ -73,7 +74,7 @@ def measured(what, count=EVENTS):
 def fill(place, log):
     """Publish the log quickly: one acknowledgement for 2,000 messages. The contents."""
     contents = []
-    with _Wire(place) as wire:
+    with Wire(place) as wire:
         block = []
         for number, (subject, event_id, content) in enumerate(log.contents(), 1):
             contents.append(content)
@@ -82,12 +83,12 @@ def fill(place, log):
             size = b"%d %d" % (len(headers), len(headers) + len(content))
             block.append(b"HPUB %s %s%s\r\n%s%s\r\n" % (subject.encode(), reply, size, headers, content))
             if reply:
-                wire._socket.sendall(b"".join(block))
+                wire.socket.sendall(b"".join(block))
                 block = []
                 while not (line := wire._line()).startswith(b"MSG "):
-                    wire._other(line)
+                    wire.other(line)
                 wire._take(int(line.rsplit(b" ", 1)[1]))
-        wire._socket.sendall(b"".join(block))
+        wire.socket.sendall(b"".join(block))
     while last_position(place) < len(contents):
         time.sleep(0.05)
     return contents

@@ -2,13 +2,17 @@
 
 import asyncio
 import sqlite3
+from contextlib import closing
 
 import pytest
 from unit.ledger.samples import OTHER_RUN, RUN, Author, wired_ledger
 
 from ridges.chassis.ports import EventStoreUnavailable
 from ridges.ledger import projector as module
+from ridges.ledger.app import TABLES
 from ridges.ledger.errors import ProjectionStopped
+from ridges.ledger.projections.schema import open_reader
+from ridges.ledger.queries import Queries
 
 
 async def stopped(wired):
@@ -24,6 +28,28 @@ async def test_what_is_appended_gets_into_the_tables(wired):
     await wired.add(*(a.requested(f"{n:08d}-0000-4000-8000-000000000000") for n in range(1200)))
     assert wired.queries.position() == 1200
     await wired.ledger.projector.check()
+
+
+async def test_whoever_reads_sees_what_has_come_before_it_is_written_by_itself(wired, monkeypatch):
+    monkeypatch.setattr(module, "UNREAD_S", 3600)
+    with closing(open_reader(wired.config.state_dir / TABLES)) as file:
+        await wired.append(wired.author.requested())
+        await _until(lambda: wired.ledger.projector.position == 1)
+        assert Queries(file).position() == 0
+        assert wired.queries.position() == 1
+        assert Queries(file).position() == 1
+
+
+async def test_what_nobody_asks_for_is_written_all_the_same(wired):
+    with closing(open_reader(wired.config.state_dir / TABLES)) as file:
+        await wired.append(wired.author.requested())
+        await _until(lambda: Queries(file).position() == 1)
+
+
+async def _until(condition):
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - a condition is anything
+            await asyncio.sleep(0.01)
 
 
 async def test_waiting_for_a_position_that_does_not_come_ends(wired):

@@ -18,6 +18,7 @@ from ridges.chassis.ports import (
     LastPosition,
     Queue,
     Recorded,
+    Undecoded,
     WrongPosition,
 )
 from ridges.contracts.codec import decode
@@ -86,7 +87,6 @@ class MemoryEventStore:
         types: Sequence[type[Event]] = (),
         *,
         own: bool = True,  # noqa: ARG002 - it brings all
-        gather_s: float = 0.0,  # noqa: ARG002 - nothing is saved by it
     ) -> AsyncIterator[Recorded]:
         position = len(self._log) if after is None else after
         while True:
@@ -95,6 +95,13 @@ class MemoryEventStore:
             position = stored.position
             if _has_type(stored, types):
                 yield stored.recorded()
+
+    async def follow(self, after: int = 0) -> AsyncIterator[list[Undecoded]]:
+        while True:
+            await self._wait_beyond(after)
+            group = [Undecoded(s.position, s.subject.encode(), s.content) for s in self._log[after:]]
+            after = group[-1].position
+            yield group
 
     async def last_position(self) -> int:
         return len(self._log)

@@ -8,6 +8,7 @@ from typing import Protocol
 import msgspec
 
 from ridges.contracts.blobs import BlobRef
+from ridges.contracts.codec import decode
 from ridges.contracts.events import AnyEvent, Event
 from ridges.contracts.parked import Parked as Parked  # noqa: PLC0414 - read by users of the port
 
@@ -25,6 +26,23 @@ class LastPosition(msgspec.Struct, frozen=True):
 
     position: int
     of_type: type[Event] | None = None
+
+
+class Undecoded(msgspec.Struct, frozen=True, gc=False):
+    """An event as it stands in the log."""
+
+    position: int
+    subject: bytes
+    """``ev.<stream id>.<event type>``"""
+    content: bytes
+
+    @property
+    def stream_id(self) -> str:
+        return self.subject.split(b".", 2)[1].decode()
+
+    def recorded(self) -> Recorded:
+        """Raises UndecodableEvent."""
+        return Recorded(position=self.position, event=decode(self.content))
 
 
 ANY = None
@@ -123,7 +141,6 @@ class EventStore(Protocol):
         types: Sequence[type[Event]] = (),
         *,
         own: bool = True,
-        gather_s: float = 0.0,
     ) -> AsyncIterator[Recorded]:
         """Like ``read_all``, but waits for more for ever; survives reconnects without a gap or a double.
 
@@ -132,11 +149,15 @@ class EventStore(Protocol):
         ``own=False`` may leave out events that this very store has appended or is appending: for one subscriber that
         takes in by itself what it appends. Some of them may come all the same. When ``append`` raises, the event may
         have been left out already: read again; what is stored later comes.
-        ``gather_s``: after an event the next ones may wait so long at the server, to come together: much cheaper for
-        one that follows everything. An event that comes after a pause comes at once.
 
         Raises:
             UndecodableEvent: fail-stop; the reader decides.
+        """
+
+    def follow(self, after: int = 0) -> AsyncIterator[list[Undecoded]]:
+        """Like ``subscribe`` to all types, for one that takes in the whole log: undecoded, in groups, much cheaper.
+
+        In busy times an event may wait for some hundredths of a second, so that others come with it.
         """
 
     async def last_position(self) -> int:

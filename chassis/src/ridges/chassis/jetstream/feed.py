@@ -53,7 +53,7 @@ class FedMessage(msgspec.Struct, frozen=True):
     """How many more the consumer had when it delivered this one."""
 
 
-class _Outcome(Enum):
+class Outcome(Enum):
     PULL_AGAIN = auto()
     RESTART = auto()
     GO_ON = auto()
@@ -68,23 +68,19 @@ class Feed:
         after: int,
         subjects: list[str],
         skip: Callable[[bytes], bool] | None = None,
-        gather_s: float = 0.0,
     ) -> None:
-        """``skip`` is asked with the event id of each message whether to leave it out; ``gather_s``: see the port."""
+        """``skip`` is asked with the event id of each message whether to leave it out."""
         self._connection = connection
         self._position = after
         self._subjects = subjects or [ALL_EVENTS]
         self._skip = skip
-        self._gather_s = gather_s
 
     async def messages(self, *, until_idle: bool = False) -> AsyncGenerator[FedMessage, None]:
         """For ever, or until there is no further one for the moment."""
         while True:
             await self._connection.ready()
             try:
-                consumer = await _Consumer.start(
-                    self._connection, self._position + 1, self._subjects, self._skip, self._gather_s
-                )
+                consumer = await _Consumer.start(self._connection, self._position + 1, self._subjects, self._skip)
             except (errors.Error, APIError, EventStoreUnavailable, OSError) as error:
                 log.debug("cannot follow the log yet", error=repr(error))
                 await asyncio.sleep(RESTART_PAUSE_S)
@@ -129,18 +125,16 @@ class _Consumer:
         client: LogClient,
         name: str,
         skip: Callable[[bytes], bool] | None,
-        gather_s: float,
     ) -> None:
         self._connection, self._client, self._name, self._skip = connection, client, name, skip
-        self._gather_s = gather_s
         self._inbox = client.new_inbox()
         self._arrived: deque[_Arrived] = deque()
         self._wake = asyncio.Event()
         self._interrupted = False
         self._subscription: Subscription | None = None
         self._delivered = 0
-        self._asked = self._left = 0
-        """How many messages the last pull asked for, and may still bring."""
+        self._left = 0
+        """How many messages the last pull may still bring."""
         self.pending = 0
         """How many messages waited when it started."""
 
@@ -151,9 +145,8 @@ class _Consumer:
         first: int,
         subjects: list[str],
         skip: Callable[[bytes], bool] | None,
-        gather_s: float,
     ) -> "_Consumer":
-        consumer = cls(connection, connection.client, f"feed-{uuid4().hex}", skip, gather_s)
+        consumer = cls(connection, connection.client, f"feed-{uuid4().hex}", skip)
         connection.reconnected.add(consumer.interrupt)
         try:
             await consumer._open(first, subjects)
@@ -186,27 +179,17 @@ class _Consumer:
 
     async def messages(self) -> AsyncIterator[list[FedMessage]]:
         """All that has arrived, whenever something has. Until something looks wrong."""
-        outcome = _Outcome.PULL_AGAIN
+        outcome = Outcome.PULL_AGAIN
         while not self._interrupted:
-            if outcome is _Outcome.PULL_AGAIN:
-                await (self._pull_groups() if self._gather_s else self._pull(BATCH))
+            if outcome is Outcome.PULL_AGAIN:
+                await self._pull()
             if not self._arrived and not await self._something():
                 return
             fed, outcome = self._take()
             if fed:
                 yield fed
-            if outcome is _Outcome.RESTART:
+            if outcome is Outcome.RESTART:
                 return
-
-    async def _pull_groups(self) -> None:
-        """What is there already; when the last pull brought nothing, the next one, however long it takes."""
-        brought = self._asked - self._left
-        if self._asked and not brought:
-            await self._pull(1)
-            return
-        if brought and brought < BATCH:
-            await asyncio.sleep(self._gather_s)
-        await self._pull(BATCH, only_there=True)
 
     async def _something(self) -> bool:
         """Whether anything comes before the silence is too long."""
@@ -218,32 +201,32 @@ class _Consumer:
             return False
         return True
 
-    def _take(self) -> "tuple[list[FedMessage], _Outcome]":
+    def _take(self) -> "tuple[list[FedMessage], Outcome]":
         """Of what has arrived, all up to the end of the pull or up to what looks wrong."""
         fed: list[FedMessage] = []
         while self._arrived:
             reply, content, headers = self._arrived.popleft()
             if headers is not None and headers.startswith(STATUS_LINE):
                 told = parsed_headers(headers)
-                outcome = _outcome(told["Status"], told.get("Description", ""))
-                if outcome is _Outcome.GO_ON:
+                outcome = outcome_of(told["Status"], told.get("Description", ""))
+                if outcome is Outcome.GO_ON:
                     continue
                 return fed, outcome
             about = facts_of(reply.decode())
             if about.delivered != self._delivered + 1:
-                return fed, _Outcome.RESTART
+                return fed, Outcome.RESTART
             self._delivered = about.delivered
             if self._skip is None or headers is None or not self._skip(_event_id(headers)):
                 fed.append(FedMessage(about.position, content, about.pending))
             self._left -= 1
             if not self._left:
-                return fed, _Outcome.PULL_AGAIN
-        return fed, _Outcome.GO_ON
+                return fed, Outcome.PULL_AGAIN
+        return fed, Outcome.GO_ON
 
-    async def _pull(self, batch: int, *, only_there: bool = False) -> None:
+    async def _pull(self) -> None:
         patience = {"expires": PULL_EXPIRES_S * NS_PER_S, "idle_heartbeat": HEARTBEAT_S * NS_PER_S}
-        request = {"batch": batch, "max_bytes": MAX_BYTES, **({"no_wait": True} if only_there else patience)}
-        self._asked = self._left = batch
+        request = {"batch": BATCH, "max_bytes": MAX_BYTES, **patience}
+        self._left = BATCH
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.{self._name}"
         with suppress(errors.Error):  # then silence ends this consumer
             await self._client.publish(subject, msgspec.json.encode(request), reply=self._inbox)
@@ -266,7 +249,7 @@ def _event_id(headers: bytes) -> bytes:
     return b"" if at < 0 else headers[at + len(_ID_MARK) : headers.find(b"\r\n", at)]
 
 
-def _outcome(status: str, description: str) -> _Outcome:
+def outcome_of(status: str, description: str) -> Outcome:
     """What a status of the server means for the pull that is under way.
 
     Source: nats-server ends a pull by 408 (time), 404 (nothing there) or 409 (bytes). It also tells by 409 that a batch
@@ -274,7 +257,7 @@ def _outcome(status: str, description: str) -> _Outcome:
     """
     told = description.lower()
     if status == HEARTBEAT or (status == "409" and "batch completed" in told):
-        return _Outcome.GO_ON
+        return Outcome.GO_ON
     if status in ("404", "408") or (status == "409" and "maxbytes" in told):
-        return _Outcome.PULL_AGAIN
-    return _Outcome.RESTART
+        return Outcome.PULL_AGAIN
+    return Outcome.RESTART

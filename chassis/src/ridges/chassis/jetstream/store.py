@@ -12,6 +12,7 @@ from ridges.chassis.identity import NAME
 from ridges.chassis.jetstream.appending import Appender
 from ridges.chassis.jetstream.connection import PATIENCE_S, RETRY_PAUSE_S, Connection, Place
 from ridges.chassis.jetstream.feed import FedMessage, Feed
+from ridges.chassis.jetstream.following import Following
 from ridges.chassis.jetstream.queue import DurableConsumer, PullSource
 from ridges.chassis.jetstream.reading import stored_messages
 from ridges.chassis.jetstream.verify import storage_trouble
@@ -26,6 +27,7 @@ from ridges.chassis.ports import (
     LogMismatch,
     Queue,
     Recorded,
+    Undecoded,
 )
 from ridges.contracts.codec import decode
 from ridges.contracts.events import Event, type_name
@@ -96,15 +98,17 @@ class JetStreamEventStore:
         types: Sequence[type[Event]] = (),
         *,
         own: bool = True,
-        gather_s: float = 0.0,
     ) -> AsyncIterator[Recorded]:
         if after is None:
             await self.ready()
             after = await self.last_position()
         skip = None if own else self._appender.skip_own()
-        feed = Feed(self._connection, after, [type_filter(type_name(cls)) for cls in types], skip, gather_s)
+        feed = Feed(self._connection, after, [type_filter(type_name(cls)) for cls in types], skip)
         async for message in feed.messages():
             yield _recorded(message)
+
+    def follow(self, after: int = 0) -> AsyncIterator[list[Undecoded]]:
+        return Following(self._connection, after).groups()
 
     async def last_position(self) -> int:
         async def ask() -> int:

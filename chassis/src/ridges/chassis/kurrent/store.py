@@ -29,6 +29,7 @@ from ridges.chassis.ports import (
     LastPosition,
     Queue,
     Recorded,
+    Undecoded,
 )
 from ridges.contracts.codec import decode
 from ridges.contracts.events import Event
@@ -95,9 +96,11 @@ class KurrentEventStore:
         types: Sequence[type[Event]] = (),
         *,
         own: bool = True,  # noqa: ARG002 - it brings all
-        gather_s: float = 0.0,
     ) -> AsyncIterator[Recorded]:
-        return self._mirrored.subscribe(after, types, gather_s=gather_s)
+        return self._mirrored.subscribe(after, types)
+
+    def follow(self, after: int = 0) -> AsyncIterator[list[Undecoded]]:
+        return self._mirrored.follow(after)
 
     async def last_position(self) -> int:
         return await self._mirrored.last_position()

@@ -73,6 +73,7 @@ class Ledger:
         self.hub = Hub()
         path = config.state_dir / TABLES
         self.projector = Projector(store, projections, self.hub, path=str(path), filling=filling)
+        queries.before_reading = self.projector.catch_up
         if is_outdated(path):
             self.projector.hold("the tables are of another version; they are being rebuilt")
         self.passes = passes or ThreadPasses(store, blobs, clock, config.settle_grace_s)

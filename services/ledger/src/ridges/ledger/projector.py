@@ -1,13 +1,18 @@
-"""Follows the log into the tables and tells who waits for a change. Stops for good rather than skip an event."""
+"""Follows the log into the tables and tells who waits for a change. Stops for good rather than skip an event.
+
+What comes is not written into the tables at once but when somebody looks at them (``catch_up``), else after half a
+second: one transaction for many events costs much less. Whoever reads sees all that has come.
+"""
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
+from typing import NoReturn
 
 import structlog
 
-from ridges.chassis.ports import EventStore, EventStoreUnavailable, Recorded
+from ridges.chassis.ports import EventStore, EventStoreUnavailable, Recorded, Undecoded
 from ridges.contracts.codec import UndecodableEvent
 from ridges.ledger.errors import ForeignLog, ProjectionStopped
 from ridges.ledger.projections.apply import Projections
@@ -16,11 +21,11 @@ from ridges.ledger.stream import Hub
 log = structlog.get_logger(__name__)
 
 BATCH_EVENTS = 500
-QUEUED_EVENTS = 2_000
+"""In one transaction, at most."""
 RETRY_DELAY_S = 2.0
 FILLING_PAUSE_S = 0.2
-GATHER_S = 0.02
-"""In busy times events come in groups so far apart, a transaction each: one for many events costs much less."""
+UNREAD_S = 0.5
+"""How long events that nobody asks for may wait to be written."""
 
 
 class Projector:
@@ -47,10 +52,15 @@ class Projector:
         self._called = asyncio.Event()
         self._trouble: str | None = None
         """Why it waits at the moment."""
+        self._unread: list[Undecoded] = []
+        """Has come and is not in the tables yet."""
+        self._failure: asyncio.Future[NoReturn] | None = None
+        """Ends the following when events cannot be applied."""
 
     @property
     def position(self) -> int:
-        return self._projections.position
+        """What readers see: of the newest event in the tables once they are caught up."""
+        return self._unread[-1].position if self._unread else self._projections.position
 
     async def run(self) -> None:
         """Follow the log until cancelled. While ``stopped`` or ``held`` say why not, reads keep the old state."""
@@ -60,7 +70,7 @@ class Projector:
                 await self._called.wait()
                 continue
             try:
-                await self._follow()
+                await self._follow_until_failure()
             except (EventStoreUnavailable, sqlite3.OperationalError) as error:
                 self._trouble = f"cannot go on right now: {error}"
                 log.warning("the projection waits", position=self.position, reason=str(error))
@@ -70,24 +80,62 @@ class Projector:
             except ProjectionStopped as error:
                 await self._stop(str(error))
 
+    def catch_up(self) -> None:
+        """Write what has come into the tables, for whoever reads them now. When that fails, they stay as they are."""
+        if self._unread and not self._applying.locked():
+            self._apply()
+
+    def _apply(self) -> None:
+        failure = self._failure
+        while self._unread and failure is not None and not failure.done():
+            some, self._unread = self._unread[:BATCH_EVENTS], self._unread[BATCH_EVENTS:]
+            try:
+                events, unreadable = _decoded(some)
+                self._projections.apply(events)
+            except Exception as error:  # noqa: BLE001 - whoever reads is not to blame; ``run`` decides
+                unreadable = error
+            if unreadable is None:
+                self._trouble = None
+            else:
+                self._unread = []
+                failure.set_exception(unreadable)
+
+    async def _follow_until_failure(self) -> None:
+        self._unread = []
+        failure = self._failure = asyncio.get_running_loop().create_future()
+        following = asyncio.create_task(self._follow(), name="projection")
+        try:
+            await asyncio.wait((following, failure), return_when=asyncio.FIRST_COMPLETED)
+            await (failure if failure.done() else following)
+        finally:
+            following.cancel()
+            if not failure.cancel():
+                failure.exception()  # retrieved, whichever came first
+            await asyncio.gather(following, return_exceptions=True)
+
     async def _follow(self) -> None:
-        """Apply what comes, from the newest event in the tables on: it must be the same one in this log."""
+        """Take in what comes, from the newest event in the tables on: it must be the same one in this log."""
         checkpoint = self.position
         await self._reachable(checkpoint)
-        events = self._store.subscribe(max(checkpoint - 1, 0), gather_s=GATHER_S)
-        async with aclosing(_batches(events)) as batches:
-            async for batch in batches:
-                first = batch[0]
-                if first.position == checkpoint and first.event.id != self._projections.event_id:
-                    raise ForeignLog(checkpoint, self._path)
+        loop = asyncio.get_running_loop()
+        async with aclosing(self._store.follow(max(checkpoint - 1, 0))) as groups:  # type: ignore[type-var]
+            async for group in groups:
+                if group[0].position == checkpoint:
+                    if group[0].recorded().event.id != self._projections.event_id:
+                        raise ForeignLog(checkpoint, self._path)
+                    group = group[1:]  # noqa: PLW2901 - the tables have it
                 async with self._applying:
                     if self._called.is_set():
                         return  # the tables were swapped: begin again where they stand
-                    changed = self._projections.apply(batch)
-                self._trouble = None
+                    if not self._unread:
+                        loop.call_later(UNREAD_S, self.catch_up)
+                    self._unread += group
+                if len(self._unread) >= BATCH_EVENTS:
+                    self.catch_up()
                 async with self._moved:
                     self._moved.notify_all()
-                self._hub.publish(changed)
+                if self._hub.has_listeners:
+                    self._hub.publish({undecoded.stream_id for undecoded in group})
 
     async def _reachable(self, checkpoint: int) -> None:
         """Wait while the log is shorter only because it is still being filled. Raises ForeignLog."""
@@ -103,15 +151,22 @@ class Projector:
 
     async def reached(self, position: int, timeout_s: float) -> bool:
         """Wait until the tables hold the event at the position; False when that did not happen in time."""
+
+        def is_there() -> bool:
+            if self.position >= position:
+                self.catch_up()
+            return self._projections.position >= position
+
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s), self._moved:
-                await self._moved.wait_for(lambda: self.position >= position or self.stopped is not None)
-        return self.position >= position
+                await self._moved.wait_for(lambda: is_there() or self.stopped is not None)
+        return is_there()
 
     @asynccontextmanager
     async def paused(self) -> AsyncIterator[None]:
         """Nothing is applied within; ``position`` stands still."""
         async with self._applying:
+            self._apply()
             yield
 
     def hold(self, why: str) -> None:
@@ -136,31 +191,12 @@ class Projector:
             self._moved.notify_all()
 
 
-async def _batches(events: AsyncIterator[Recorded]) -> AsyncGenerator[list[Recorded], None]:
-    """Everything that is there already, at most BATCH_EVENTS at once."""
-    queue: asyncio.Queue[Recorded | Exception] = asyncio.Queue(QUEUED_EVENTS)
-    reader = asyncio.create_task(_read(events, queue), name="log reader")
+def _decoded(events: Sequence[Undecoded]) -> tuple[list[Recorded], Exception | None]:
+    """All, or those before the first that cannot be read, and why."""
+    decoded: list[Recorded] = []
     try:
-        while True:
-            batch: list[Recorded] = []
-            item: Recorded | Exception = await queue.get()
-            while isinstance(item, Recorded):
-                batch.append(item)
-                if queue.empty() or len(batch) == BATCH_EVENTS:
-                    break
-                item = queue.get_nowait()
-            if batch:
-                yield batch
-            if isinstance(item, Exception):
-                raise item
-    finally:
-        reader.cancel()
-        await asyncio.gather(reader, return_exceptions=True)
-
-
-async def _read(events: AsyncIterator[Recorded], queue: asyncio.Queue[Recorded | Exception]) -> None:
-    try:
-        async for recorded in events:
-            await queue.put(recorded)
-    except Exception as error:  # noqa: BLE001 - handed to the projector, which decides
-        await queue.put(error)
+        for undecoded in events:
+            decoded.append(undecoded.recorded())  # noqa: PERF401 - those before an error count
+    except UndecodableEvent as error:
+        return decoded, error
+    return decoded, None

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -66,19 +66,27 @@ class Queries:
     """The reader of the tables."""
 
     def __init__(self, connection: sqlite3.Connection, path: Path | None = None) -> None:
-        self._connection, self._path = connection, path
+        self._tables, self._path = connection, path
+        self.before_reading: Callable[[], None] = lambda: None
+        """Called before each look at the tables, so that they hold all that is known."""
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        self.before_reading()
+        return self._tables
 
     def close(self) -> None:
-        self._connection.close()
+        self._tables.close()
 
     def reopen(self, connection: sqlite3.Connection) -> None:
         """Go on with other tables; the old connection is not closed."""
-        self._connection = connection
+        self._tables = connection
 
     @contextmanager
     def beside(self) -> "Iterator[Queries]":
         """A reader for another thread, for what takes long."""
         assert self._path is not None, "tables in memory have one reader"
+        self.before_reading()
         with opened(self._path) as queries:
             yield queries
 
@@ -227,7 +235,7 @@ class Queries:
         try:
             yield
         finally:
-            self._connection.execute("COMMIT")
+            self._tables.execute("COMMIT")
 
 
 @contextmanager

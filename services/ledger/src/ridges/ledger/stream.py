@@ -24,6 +24,10 @@ class Hub:
         self._listeners: set[_Listener] = set()
         self._closed = False
 
+    @property
+    def has_listeners(self) -> bool:
+        return bool(self._listeners)
+
     def publish(self, run_ids: Iterable[str]) -> None:
         """Tell that the rows of these runs changed."""
         run_ids = tuple(run_ids)
