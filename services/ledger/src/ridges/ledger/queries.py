@@ -1,5 +1,6 @@
 """Reads of the tables: views of runs, costs and problems. Every answer is one consistent snapshot."""
 
+import asyncio
 import base64
 import binascii
 import sqlite3
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -32,6 +34,8 @@ from ridges.ledger.cost_reports import batch_rows, cost_report, recorded_price_l
 from ridges.ledger.errors import AmbiguousRun, RequestRefused, UnknownRun
 from ridges.ledger.projections.runs import COLUMNS, RunRecord, record_of
 from ridges.ledger.projections.schema import open_reader
+
+Answer = TypeVar("Answer")
 
 MIN_PREFIX = 4
 CANDIDATES_SHOWN = 10
@@ -82,13 +86,17 @@ class Queries:
         """Go on with other tables; the old connection is not closed."""
         self._tables = connection
 
-    @contextmanager
-    def beside(self) -> "Iterator[Queries]":
-        """A reader for another thread, for what takes long."""
-        assert self._path is not None, "tables in memory have one reader"
+    async def beside(self, read: "Callable[[Queries], Answer]") -> Answer:
+        """What the function reads, in a thread with a reader of its own, for what takes long."""
+        path = self._path
+        assert path is not None, "tables in memory have one reader"
         self.before_reading()
-        with opened(self._path) as queries:
-            yield queries
+
+        def reading() -> Answer:
+            with opened(path) as queries:
+                return read(queries)
+
+        return await asyncio.to_thread(reading)
 
     def position(self) -> int:
         """Of the newest event in the tables."""

@@ -1,6 +1,5 @@
 """Costs, problems, and what was refused or given up on."""
 
-import asyncio
 from typing import Annotated
 
 from litestar import get
@@ -17,10 +16,6 @@ from ridges.ledger.routes.failures import failures
 def account_routes(queries: Queries, refusals: Refusals, store: EventStore) -> list[HTTPRouteHandler]:
     """The routes."""
 
-    def report(by: CostDimension) -> CostReport:
-        with queries.beside() as apart:
-            return apart.costs(by)
-
     @get(
         "/v1/costs",
         operation_id="costs",
@@ -29,7 +24,7 @@ def account_routes(queries: Queries, refusals: Refusals, store: EventStore) -> l
         summary="Costs by one dimension; the rows add up to the total exactly",
     )
     async def costs(by: FromQuery[CostDimension] = "run") -> CostReport:
-        return await asyncio.to_thread(report, by)
+        return await queries.beside(lambda apart: apart.costs(by))
 
     @get("/v1/problems", operation_id="problems", tags=["problems"], summary="Published problems")
     async def problems() -> list[ProblemRow]:

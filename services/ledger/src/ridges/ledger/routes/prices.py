@@ -1,6 +1,5 @@
 """Price lists, and history with other prices."""
 
-import asyncio
 from typing import Annotated
 
 from litestar import Request, get, post
@@ -43,10 +42,6 @@ def price_routes(price_lists: PriceLists, queries: Queries) -> list[HTTPRouteHan
             )
         return found
 
-    def repriced(prices: PriceListPublished, since: str | None) -> RepriceReport:
-        with queries.beside() as apart:
-            return apart.reprice(prices, since)
-
     @get("/v1/price-lists", operation_id="price_lists", tags=["costs"], summary="Price lists, newest first")
     async def listed() -> list[PriceListRow]:
         return [_row(event) for event in queries.price_lists()] + queries.recorded_price_lists()
@@ -85,7 +80,8 @@ def price_routes(price_lists: PriceLists, queries: Queries) -> list[HTTPRouteHan
         responses=failures(400, 404, 422, 503),
     )
     async def reprice(price_list: Annotated[str, QueryParameter(max_length=100)], since: Since = None) -> RepriceReport:
-        return await asyncio.to_thread(repriced, await chosen(price_list), since)
+        prices = await chosen(price_list)
+        return await queries.beside(lambda apart: apart.reprice(prices, since))
 
     @post(
         "/v1/reprice",
@@ -100,7 +96,7 @@ def price_routes(price_lists: PriceLists, queries: Queries) -> list[HTTPRouteHan
     )
     async def reprice_with(request: AnyRequest, since: Since = None) -> RepriceReport:
         prices = price_lists.parsed(await _text(request))
-        return await asyncio.to_thread(repriced, prices, since)
+        return await queries.beside(lambda apart: apart.reprice(prices, since))
 
     return [listed, shown, publish, reprice, reprice_with]
 

@@ -1,6 +1,5 @@
 """The routes of the web page."""
 
-import asyncio
 from importlib import resources
 from typing import Annotated
 
@@ -9,7 +8,6 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import FromPath, QueryParameter
 
 from ridges.chassis.ports import BlobMissing
-from ridges.contracts.views import CostReport
 from ridges.ledger.details import NothingStored, RunDetails
 from ridges.ledger.errors import AmbiguousRun, RequestRefused, UnknownRun
 from ridges.ledger.queries import Queries, RunFilter
@@ -27,11 +25,6 @@ HEADERS = {
 
 def site_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHandler]:
     """The pages and their style sheet."""
-
-    def total() -> CostReport:
-        with queries.beside() as apart:
-            return apart.costs("day")
-
     style = (resources.files(__package__) / "style.css").read_bytes()
 
     @get("/", include_in_schema=False)
@@ -40,7 +33,8 @@ def site_routes(queries: Queries, details: RunDetails) -> list[HTTPRouteHandler]
             page = queries.runs(RunFilter(), limit=RUNS_SHOWN, cursor=cursor)
         except RequestRefused as error:
             return _html(pages.problem_page("No such page", str(error)), error.status)
-        return _html(pages.runs_page(page, await asyncio.to_thread(total)))
+        total = await queries.beside(lambda apart: apart.costs("day"))
+        return _html(pages.runs_page(page, total))
 
     @get("/runs/{run_id:str}", include_in_schema=False)
     async def run(run_id: FromPath[str]) -> Response[bytes]:
