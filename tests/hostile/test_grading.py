@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from uuid import uuid4
 
 import pytest
@@ -163,14 +164,22 @@ def judgements(problem):
 
 
 async def graded_in(technology: str, problem: Problem) -> dict[str, Judgement]:
-    names, slots = (IN_DOCKER if technology == "docker" else (HONEST, *CHEATS)), asyncio.Semaphore(2)
+    names = IN_DOCKER if technology == "docker" else (HONEST, *CHEATS)
+    patches = [problem.reference if name == HONEST else git_patch(problem, CHEATS[name]) for name in names]
+    return dict(zip(names, await all_graded_in(technology, problem, patches, SandboxLimits()), strict=True))
+
+
+async def all_graded_in(
+    technology: str, problem: Problem, patches: Sequence[bytes], limits: SandboxLimits
+) -> list[Judgement]:
+    slots = asyncio.Semaphore(2)
     owner = f"grading-{uuid4()}"
     docker = DockerSandbox(owner=owner, default_image=AGENT_IMAGE)
     sandbox = docker if technology == "docker" else BubblewrapSandbox()
 
     async def in_sandbox(plan, bundle):
         spec = sandbox_spec(
-            *COMMAND, kind="evaluation", files=(bundle,), limits=SandboxLimits(), timeout_s=sandbox_timeout_s(plan),
+            *COMMAND, kind="evaluation", files=(bundle,), limits=limits, timeout_s=sandbox_timeout_s(plan),
             outputs={REPORT.path: REPORT.max_bytes},
         )  # fmt: skip
         async with slots:
@@ -178,12 +187,10 @@ async def graded_in(technology: str, problem: Problem) -> dict[str, Judgement]:
         await gone(spec)
         return left.output(REPORT.path).content, left.exit
 
-    patches = [problem.reference if name == HONEST else git_patch(problem, CHEATS[name]) for name in names]
     try:
-        found = await asyncio.gather(*(grade(problem, patch, in_sandbox) for patch in patches))
+        return list(await asyncio.gather(*(grade(problem, patch, in_sandbox) for patch in patches)))
     finally:
         await docker.close()
-    return dict(zip(names, found, strict=True))
 
 
 def in_a_sandbox_as_outside(judgement: Judgement, name: str) -> None:
@@ -203,6 +210,33 @@ def test_no_cheat_is_resolved_in_bubblewrap(judgements, bubblewrap_works, name):
 def test_no_cheat_is_resolved_in_docker(judgements, name):
     need_agent_image()
     in_a_sandbox_as_outside(judgements("docker")[name], name)
+
+
+FILLS = """
+import os
+
+try:
+    with open("/sandbox/full", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
+except OSError:
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    "technology",
+    [pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)],
+)
+async def test_code_that_fills_the_disk_is_not_accused_of_forgery(problem, bubblewrap_works, technology):
+    """Its tests leave no result, for which there is no room; the grader's own report always has some."""
+    if technology == "docker":
+        need_agent_image()
+    patch = git_patch(problem, {"main.py": CREATE["solution.py"] + FILLS})
+    small = SandboxLimits(memory_bytes=256 << 20, disk_bytes=16 << 20)
+    (judgement,) = await all_graded_in(technology, problem, [patch], small)
+    assert (judgement.verdict, judgement.cause) == ("unresolved", Cause.EVALUATION_RAISED), judgement.detail
+    assert "test process" in judgement.detail
 
 
 def test_no_secret_of_the_plan_is_in_the_test_process(problem):

@@ -150,10 +150,28 @@ def main() -> None:
         if not report["applied"]:
             report["error"] = f"{type(error).__name__}: {error}"
     pytest_processes.end_descendants()
+    write_report(sandbox, json.dumps(report).encode())
+
+
+def write_report(sandbox: Path, report: bytes) -> None:
+    """Where the patched code filled the disk or broke the folder, all that is there makes room: nobody needs it."""
     target = sandbox / "grading" / "report.json"
+    try:
+        write_anew(target, report)
+    except OSError:
+        for path in list(sandbox.iterdir()):
+            repository.remove(path)
+        target.parent.mkdir()
+        write_anew(target, report)
+
+
+def write_anew(target: Path, content: bytes) -> None:
+    """Raises OSError when its folder is not one (a link, for instance) or has no room."""
+    if not stat.S_ISDIR(os.lstat(target.parent).st_mode):
+        raise NotADirectoryError(str(target.parent))
     repository.remove(target)
-    with os.fdopen(os.open(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as stream:
-        json.dump(report, stream)
+    with os.fdopen(os.open(str(target), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as stream:
+        stream.write(content)
 
 
 if __name__ == "__main__":
