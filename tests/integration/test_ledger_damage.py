@@ -155,6 +155,21 @@ async def test_events_that_came_after_the_cut_stand_behind_those_of_the_copy(wor
     assert [json.loads(content)["id"] for _, content in found[last:]] == [event.id for event in added]
 
 
+async def test_a_last_event_that_is_damaged_or_torn_is_a_warning(world, nats_server, tmp_path):
+    """Its bytes do not tell which: a torn one was never acknowledged."""
+    ledger, _, last, before = world
+    nats_server.stop()
+    flip(nats_server.folder, last, "payload")
+    (nats_server.folder / STREAM).rename(tmp_path / "damaged")
+    nats_server.start()
+    await nats_server.migrate()
+    code, restored = restore(ledger, tmp_path / "damaged")
+    assert (code, restored["events"]) == (0, last - 1)
+    [tail] = restored["findings"]
+    assert (tail["kind"], tail["severity"], tail["position"]) == ("tail", "warning", last)
+    assert await contents(nats_server, last - 1) == before[:-1]
+
+
 async def test_a_folder_without_files_of_the_log_is_refused(world, tmp_path):
     ledger, *_ = world
     code, refused = restore(ledger, tmp_path / "nothing")

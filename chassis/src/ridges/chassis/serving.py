@@ -89,14 +89,15 @@ async def serve(
             crash = await _until_stopped_or_crashed(stopping, tasks)
             await _drain(drain, drain_timeout_s)
         finally:
-            # Also when the log is refused and this task is cancelled: requests in flight get their answers.
-            stopping.set()
-            server.should_exit = True
-            await asyncio.wait([http], timeout=HTTP_GRACE_S + 2)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            listening.close()
+            try:  # also when the log is refused and this task is cancelled: requests in flight get their answers
+                stopping.set()
+                server.should_exit = True
+                await asyncio.wait([http], timeout=HTTP_GRACE_S + 2)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                listening.close()
     if isinstance(crash, LogMismatch | EventRefused):
         raise crash
     if crash is not None:

@@ -32,27 +32,35 @@ def block_files(folder: Path) -> list[Path]:
 def stored_events(blocks: list[Path]) -> Iterator[RawEvent]:
     """Every event whose record has its checksum, as it stands: what is damaged is stepped over."""
     for block in blocks:
-        yield from _records(block, 0)
+        yield from (event for _, event in _records(block, 0) if event is not None)
+
+
+def bytes_behind(block: Path) -> int:
+    """How many bytes stand in the block behind its last whole record: a torn one, or a damaged one."""
+    end = 0
+    for end, _ in _records(block, 0):  # noqa: B007 - the last one counts
+        pass
+    return block.stat().st_size - end
 
 
 def whole_event_after(block: Path, offset: int) -> RawEvent | None:
     """The first event that stands in the block at the offset or behind it."""
-    return next(_records(block, offset), None)
+    return next((event for _, event in _records(block, offset) if event is not None), None)
 
 
 def _is_of_events(path: Path, folder: Path) -> bool:
     return path.parent in (folder, folder / "msgs") or path.parent.parent.name == EVENTS_STREAM
 
 
-def _records(block: Path, at: int) -> Iterator[RawEvent]:
+def _records(block: Path, at: int) -> Iterator[tuple[int, RawEvent | None]]:
+    """Where each whole record ends, and its event, if it is one."""
     content = block.read_bytes()
     key = hashlib.sha256(f"{EVENTS_STREAM}-{int(block.stem)}".encode()).digest()
     while at + _HEAD.size <= len(content):
         length, event = _record(content, at, key)
         if length:
             at += length
-            if event is not None:
-                yield event
+            yield at, event
             continue
         subject = content.find(_SUBJECT_BEGINS, at + _HEAD.size + 1)
         if subject < 0:

@@ -362,7 +362,7 @@ class Connection:
     def _deny(self, told: str) -> None:
         log.error("the NATS server denies a subject", error=told)
         subject = told.partition('"')[2].rpartition('"')[0]
-        if subject.startswith(f"{self.place.inbox_prefix}.".lower()):
+        if "subscription" in told and subject.startswith(f"{self.place.inbox_prefix}.".lower()):
             self._refuse(
                 f"user {self.place.user!r} may not get answers at the NATS server {self.place.address} ({told}); its "
                 "users are of another release: write its configuration again (infra/nats.conf, or "

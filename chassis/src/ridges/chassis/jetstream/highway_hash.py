@@ -1,6 +1,6 @@
 """HighwayHash with 64 bits: the checksum that nats-server writes behind each message in its files.
 
-Source: github.com/google/highwayhash, the portable implementation; about 0.1 ms for an event in this one.
+Source: github.com/google/highwayhash, the portable implementation; 0.2 to 0.8 ms for an event of 1 KB in this one.
 """
 
 import struct

@@ -158,7 +158,7 @@ async def log_events(place: Place, after: int, until: int) -> AsyncGenerator[Seq
                 if raw[0] != at:
                     raise CannotMove(
                         f"position {at} is missing in the log at {place.address}; "
-                        "`ridges ledger verify` names all that is wrong, `ridges ledger restore` brings it back"
+                        "`ridges ledger verify` names all that is wrong, `ridges ledger restore` how it comes back"
                     )
             after = chunk[-1][0]
             yield [event_of(raw) for raw in chunk]

@@ -3,6 +3,7 @@
 nats-server cuts off whole events behind a damaged one when it finds it, at a start or while reading.
 """
 
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +77,7 @@ class LogFiles:
         if cut is not None:
             live, position = cut
             self._copy.rename(self.kept)
+            os.sync()
             raise CliError(
                 f"nats-server found damage in its log and cut off whole events, the first at position {position} "
                 f"({live}; see {self._state.logs / 'nats.log'}). The copy from before is in {self.kept}. "
@@ -115,9 +117,11 @@ class LogFiles:
         for copied in block_files(self._copy):
             live = self.live / "msgs" / copied.name
             if live.exists() and not _begins_with(live, copied):
-                lost = whole_event_after(copied, _same_bytes(live, copied))
+                same = _same_bytes(live, copied)
+                lost = whole_event_after(copied, same)
                 if lost is not None:
                     return live, lost[0]
+                os.truncate(copied, same)  # a record that a crash had torn: nobody was told that it is stored
         return None
 
     def _refuse_moved(self) -> None:
@@ -143,6 +147,12 @@ def _tail(block: Path, size: int) -> bytes:
 
 def _same_bytes(live: Path, copied: Path) -> int:
     """How many bytes at the beginning are the same."""
-    one, other = live.read_bytes(), copied.read_bytes()
-    end = min(len(one), len(other))
-    return next((at for at in range(end) if one[at] != other[at]), end)
+    one, other = memoryview(live.read_bytes()), memoryview(copied.read_bytes())
+    same, different = 0, min(len(one), len(other)) + 1
+    while different - same > 1:
+        middle = (same + different) // 2
+        if one[same:middle] == other[same:middle]:
+            same = middle
+        else:
+            different = middle
+    return same

@@ -53,27 +53,28 @@ def restore(
     if present and not salvage:
         findings += _gaps(place, min(present, archived), report)
     pace = Pace("restore", "publishing archived events", max(archived + len(rest) - present, 0), report)
-    if not findings or salvage:
+    lost = sum(finding.severity == "error" for finding in findings)
+    if not lost or salvage:
         asyncio.run(_publish_all(place, present, segments, store, rest, pace))
     return PassResult(
         what="restore",
-        ok=not findings,
-        summary=_summary(pace.done, present + pace.done, archived, len(rest), findings, bool(salvage)),
+        ok=not lost,
+        summary=_summary(pace.done, present + pace.done, archived, len(rest), lost, salvaged=bool(salvage)),
         events=pace.done,
         seconds=round(pace.seconds, 3),
         findings=tuple(findings),
     )
 
 
-def _summary(done: int, end: int, archived: int, rest: int, findings: list[Finding], salvaged: bool) -> str:
-    if findings and not salvaged:
+def _summary(done: int, end: int, archived: int, rest: int, lost: int, *, salvaged: bool) -> str:
+    if lost and not salvaged:
         return f"published nothing: the log lacks events before its end at position {end:,}, which the archive has"
     told = f"published {done:,} events; the log ends at position {end:,}"
     if salvaged:
         told += f": {archived:,} events of the archive, {rest:,} of the files of the damaged log"
     elif not done:
-        told += " (nothing was missing)"
-    return told + (f"; {len(findings):,} ranges of positions are lost" if findings else "")
+        told += " (nothing of the archive was missing)"
+    return told + (f"; {lost:,} ranges of positions are lost" if lost else "")
 
 
 def _gaps(place: Place, end: int, report: Report) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ridges.chassis.jetstream.block_files import block_files, stored_events
+from ridges.chassis.jetstream.block_files import block_files, bytes_behind, stored_events
 from ridges.contracts.views import Finding
 from ridges.ledger.archive import ArchivedEvent
 from ridges.ledger.passes.check import event_id_of
@@ -36,11 +36,22 @@ class Salvage:
                 self._miss(expected, position - 1)
             expected = max(expected, position + 1)
             event_id = event_id_of(raw)
-            if event_id in self._seen:
+            known_as = event_id or f"{position} {subject!r} {content!r}"  # nobody knows what it is: kept, once
+            if known_as in self._seen:
                 continue
-            self._seen.add(event_id)
+            self._seen.add(known_as)
             self.events.append(ArchivedEvent(subject=subject.decode(), event_id=event_id, content=content))
+        if (rest := bytes_behind(blocks[-1])) > 0:
+            self._warn_of_rest(folder, rest, expected)
         self._known_to = max(self._known_to, expected - 1)
+
+    def _warn_of_rest(self, folder: Path, rest: int, position: int) -> None:
+        if position > self._known_to:
+            detail = (
+                f"the files in {folder} end with {rest:,} bytes that are no whole event: one that was being written "
+                "when nats-server was killed (nobody was told that it is stored), or a damaged one"
+            )
+            self.findings.append(Finding(kind="tail", severity="warning", detail=detail, position=position))
 
     def _miss(self, first: int, last: int) -> None:
         first = max(first, self._known_to + 1)
