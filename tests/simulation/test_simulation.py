@@ -13,6 +13,7 @@ from simulation.faulty_store import SABOTAGES
 
 TESTS = Path(__file__).parents[1]
 SEEDS = os.environ.get("RIDGES_SEEDS", "0:2000")
+FIRST, END = map(int, SEEDS.split(":"))
 FOUND_WITHIN = 300
 
 
@@ -27,14 +28,13 @@ def playing(*args: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(1_200 + (END - FIRST) // 10)
 def test_nothing_is_lost_charged_twice_overspent_or_left_without_an_end():
-    first, end = map(int, SEEDS.split(":"))
     cores = len(os.sched_getaffinity(0))
-    players = [playing("--seeds", f"{first + core}:{end}:{cores}") for core in range(min(cores, end - first))]
+    players = [playing("--seeds", f"{FIRST + core}:{END}:{cores}") for core in range(min(cores, END - FIRST))]
     told = [player.communicate()[0] for player in players]
     assert all(player.returncode == 0 for player in players), "\n".join(told)[-8_000:]
-    assert sum(int(line.split()[0]) for text in told for line in text.splitlines() if " seeds, " in line) == end - first
+    assert sum(int(line.split()[0]) for text in told for line in text.splitlines() if " seeds, " in line) == END - FIRST
 
 
 @pytest.mark.parametrize(("sabotage", "found"), SABOTAGES.items())
