@@ -1,5 +1,8 @@
+import asyncio
+
 import pytest
 
+from ridges.ledger import examiner as examiner_module
 from ridges.ledger.agent_source import agent_problem
 from ridges.ledger.examiner import CANNOT_PARSE, AgentExaminer
 
@@ -50,6 +53,27 @@ async def test_the_child_process_says_the_same(content, told):
 
 async def test_the_child_process_accepts_an_agent():
     assert await AgentExaminer()(b"def agent_main(input): return ''") is None
+
+
+async def test_a_file_is_examined_once_and_the_newest_are_remembered(monkeypatch):
+    started = []
+
+    async def start(*command, **options):
+        started.append(command)
+        return await real(*command, **options)
+
+    real = asyncio.create_subprocess_exec
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    monkeypatch.setattr(examiner_module, "REMEMBERED", 2)
+    examiner = AgentExaminer()
+    good, bad = b"agent_main = 1", b"agent_main: object"
+    for _ in range(3):
+        assert await examiner(good) is None
+        assert "no top-level agent_main" in await examiner(bad)
+    assert len(started) == 2
+    assert await examiner(b"agent_main = 2") is None
+    assert await examiner(good) is None
+    assert len(started) == 4
 
 
 @pytest.mark.parametrize(

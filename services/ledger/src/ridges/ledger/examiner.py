@@ -1,11 +1,14 @@
 """Examines agent files in a child: parsing hostile source may take for ever, eat memory or crash the parser."""
 
 import asyncio
+import hashlib
 import sys
 
 from ridges.ledger import agent_source
 
 CONCURRENCY = 2
+REMEMBERED = 1_000
+"""Files whose answer is kept: one agent is asked for on many problems, and the child takes some 20 ms."""
 TIMEOUT_S = 30.0
 CANNOT_PARSE = (
     f"the agent file cannot be parsed within {agent_source.CPU_S} s and {agent_source.MEMORY_BYTES >> 30} GiB; "
@@ -18,8 +21,21 @@ class AgentExaminer:
 
     def __init__(self) -> None:
         self._free = asyncio.Semaphore(CONCURRENCY)
+        self._answers: dict[bytes, str | None] = {}
+        """By digest, oldest first. Not ``CANNOT_PARSE``, which may be the machine's fault."""
 
     async def __call__(self, content: bytes) -> str | None:
+        digest = hashlib.sha256(content).digest()
+        if digest in self._answers:
+            return self._answers[digest]
+        answer = await self._ask_a_child(content)
+        if answer != CANNOT_PARSE:
+            self._answers[digest] = answer
+            if len(self._answers) > REMEMBERED:
+                del self._answers[next(iter(self._answers))]
+        return answer
+
+    async def _ask_a_child(self, content: bytes) -> str | None:
         async with self._free:
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
