@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -81,6 +82,8 @@ async def serve(
     )
     server = _Server(config)
     stopping = asyncio.Event()
+    gc.collect()
+    gc.freeze()  # modules, routes and schemas stay until the end: walking them took an eighth of the processor time
     with _signals_set(stopping):
         http = asyncio.create_task(_serve_http(server, listening, stopping), name="http")
         tasks = [http, *(asyncio.ensure_future(work()) for work in background)]

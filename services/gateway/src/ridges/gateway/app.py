@@ -175,7 +175,6 @@ async def serve_gateway(settings: GatewaySettings) -> None:
         stack.push_async_callback(gateway.roster.close)
         if tracing is not None:
             stack.callback(tracing.close)
-        gc.freeze()  # what is here now stays until the end
         gc.set_threshold(*GC_THRESHOLD)
         log.info("gateway starts", providers=[provider.name for provider in config.providers], port=settings.http_port)
         await serve(
