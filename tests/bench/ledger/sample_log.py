@@ -1,8 +1,14 @@
-"""A log like one of real runs: 51 events a run, 22 model calls each, 16 runs at a time, totals known."""
+"""A log like one of real runs: 51 events a run, 22 model calls each, 16 runs at a time, totals known.
+
+The lean one has events of some 260 bytes: nothing but model calls after the request, short ids, no attempts (their cost
+is unattributed), and no field that has its default.
+"""
 
 import random
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
+
+import msgspec
 
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import ref_to
@@ -32,8 +38,8 @@ TESTS = tuple(ev.TestResult(name=f"test_a.py::test_{n}", category="fail_to_pass"
 class SampleLog:
     """Iterate over (subject id, event type, event id, content); then the totals are known."""
 
-    def __init__(self, events: int, seed: int = 1) -> None:
-        self._events, self._random = events, random.Random(seed)
+    def __init__(self, events: int, seed: int = 1, *, lean: bool = False) -> None:
+        self._events, self._random, self._lean = events, random.Random(seed), lean
         self.runs = self.calls = 0
         self.cost_nano_usd = 0
         self.usage = TokenUsage()
@@ -47,7 +53,11 @@ class SampleLog:
                 live.append(self._a_run(self._uuid()))
                 self.runs += 1
             place = self._random.randrange(16)
-            event = next(live[place])
+            event = next(live[place], None)
+            while event is None:
+                live[place] = self._a_run(self._uuid())
+                self.runs += 1
+                event = next(live[place])
             if isinstance(event, ev.TestsFinished):
                 live[place] = self._a_run(self._uuid())
                 self.runs += 1
@@ -56,7 +66,8 @@ class SampleLog:
     def contents(self):
         """(subject, event id, stored bytes)."""
         for event in self:
-            yield f"ev.{event.run_id}.{type(event).__name__}", event.id, encode(event)
+            content = without_defaults(event) if self._lean else encode(event)
+            yield f"ev.{event.run_id}.{type(event).__name__}", event.id, content
 
     def _uuid(self):
         self._number += 1
@@ -64,6 +75,8 @@ class SampleLog:
 
     def _envelope(self, run_id):
         self._time += timedelta(milliseconds=40)
+        if self._lean:
+            return {"id": self._uuid()[-12:], "run_id": run_id, "time": self._time}
         return {"id": self._uuid(), "run_id": run_id, "time": self._time, "correlation_id": run_id}
 
     def _a_run(self, run_id):
@@ -81,6 +94,10 @@ class SampleLog:
             limits=RunLimits(),
             batch_id=f"batch-{self.runs // 500}",
         )
+        if self._lean:
+            for _ in range(CALLS_PER_RUN):
+                yield from self._a_lean_call(e)
+            return
         yield e(ev.AgentStarted, attempt=1, manager="m1", sandbox="docker")
         for _ in range(CALLS_PER_RUN):
             yield from self._a_call(e)
@@ -147,3 +164,32 @@ class SampleLog:
             request=REF,
             reply=REF,
         )
+
+    def _a_lean_call(self, e):
+        call_id = self._uuid()[-12:]
+        yield e(ev.InferenceReserved, call_id=call_id, model="large", cost_nano_usd=9_000_000, tokens=30_000)
+        usage = TokenUsage(input=self._random.randrange(20_000), output=self._random.randrange(2_000))
+        cost = cost_nano_usd(usage, OFFERS[0][2])
+        self.calls += 1
+        self.cost_nano_usd += cost
+        self.usage += usage
+        yield e(
+            ev.InferenceMade,
+            call_id=call_id,
+            kind="chat",
+            model="large",
+            streamed=True,
+            attempts=(),
+            usage=usage,
+            cost_nano_usd=cost,
+        )
+
+
+def without_defaults(event: ev.Event) -> bytes:
+    """As short as an event can be stored."""
+    fields = msgspec.json.decode(encode(event))
+    optional = {field.name: field.default for field in msgspec.structs.fields(event) if not field.required}
+    kept = {name: value for name, value in fields.items() if name not in optional or value != optional[name]}
+    if "usage" in kept:
+        kept["usage"] = {kind: tokens for kind, tokens in kept["usage"].items() if tokens}
+    return msgspec.json.encode(kept)

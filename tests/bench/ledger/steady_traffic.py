@@ -1,4 +1,6 @@
-"""Appends to the log at a steady rate, from a process of its own: ``steady_traffic.py NATS_URL EVENTS RATE TIMES``.
+"""Appends to the log at a steady rate, from a process of its own.
+
+steady_traffic.py NATS_URL EVENTS RATE TIMES [lean]
 
 Starts when it reads a line on stdin. The file TIMES gets the moment (``time.perf_counter``, one clock for the whole
 machine) at which each event was handed to the server, as doubles in the order of their positions.
@@ -8,16 +10,18 @@ import asyncio
 import sys
 import time
 from array import array
+from collections.abc import Callable
 from pathlib import Path
 
 from nats.aio.client import Client
+from sample_log import without_defaults
 
 from ridges.chassis.clock import SystemClock
 from ridges.contracts import events as ev
 from ridges.contracts.codec import encode
 
 
-async def publish(url: str, events: int, rate: int) -> array:
+async def publish(url: str, events: int, rate: int, write: Callable[[ev.Event], bytes]) -> array:
     clock, client, times = SystemClock(), Client(), array("d")
     await client.connect(url)
     await asyncio.to_thread(sys.stdin.readline)
@@ -28,7 +32,7 @@ async def publish(url: str, events: int, rate: int) -> array:
             cost_nano_usd=1, tokens=1,
         )  # fmt: skip
         times.append(time.perf_counter())
-        await client.publish(f"ev.{event.run_id}.InferenceReserved", encode(event))
+        await client.publish(f"ev.{event.run_id}.InferenceReserved", write(event))
         ahead = start + (number + 1) / rate - time.perf_counter()
         if ahead > 0:
             await asyncio.sleep(ahead)
@@ -38,5 +42,6 @@ async def publish(url: str, events: int, rate: int) -> array:
 
 
 if __name__ == "__main__":
-    _, nats_url, count, per_second, file = sys.argv
-    Path(file).write_bytes(asyncio.run(publish(nats_url, int(count), int(per_second))).tobytes())
+    _, nats_url, count, per_second, file, *lean = sys.argv
+    sent = publish(nats_url, int(count), int(per_second), without_defaults if lean else encode)
+    Path(file).write_bytes(asyncio.run(sent).tobytes())
