@@ -188,7 +188,7 @@ async def lag(folder, server):
     times = folder / "times"
     traffic = subprocess.Popen(  # noqa: ASYNC220
         [sys.executable, str(TRAFFIC), server.url, str(LIVE_EVENTS), str(LIVE_RATE), str(times), *["lean"] * LEAN],
-        stdin=subprocess.PIPE
+        stdin=subprocess.PIPE,
     )
     async with open_event_store(server.url, name="bench", monitor_url=server.monitor_url, allow_lossy=True) as store:
         await store.ready()
