@@ -9,6 +9,8 @@ from ridges.chassis.jetstream.client import LogClient, parsed_headers
 
 SWEEP_S = 0.25
 NO_RESPONDERS = "503"
+STATUS_LINE = b"NATS/1.0 "
+"""How the headers begin of what the server itself says."""
 
 
 class Answer:
@@ -25,10 +27,18 @@ class Answer:
 
 
 class _Question:
-    __slots__ = ("answer", "deadline", "subjects")
+    __slots__ = ("answer", "before", "deadline", "subjects", "timeout_s")
 
-    def __init__(self, subjects: Collection[str], answer: "asyncio.Future[Answer]", deadline: float) -> None:
-        self.subjects, self.answer, self.deadline = subjects, answer, deadline
+    def __init__(
+        self,
+        subjects: Collection[str],
+        answer: "asyncio.Future[Answer]",
+        now: float,
+        timeout_s: float,
+        before: list[Answer] | None,
+    ) -> None:
+        self.subjects, self.answer, self.before = subjects, answer, before
+        self.timeout_s, self.deadline = timeout_s, now + timeout_s
 
 
 class Questions:
@@ -45,8 +55,13 @@ class Questions:
         """Subscribe to the answers."""
         await self._client.listen(self._inbox + "*", self._on_answer)
 
-    def ask(self, subjects: Collection[str], timeout_s: float) -> "tuple[str, asyncio.Future[Answer]]":
+    def ask(
+        self, subjects: Collection[str], timeout_s: float, before: list[Answer] | None = None
+    ) -> "tuple[str, asyncio.Future[Answer]]":
         """The reply subject to send along, and the answer to it.
+
+        With ``before`` the answer is the one with a status; those before it are put into the list, and the timeout is
+        for each.
 
         ``subjects``: those that are published to, lower case. Their denial fails the question (see ``deny``).
         The answer fails with TimeoutError and NoRespondersError of nats-py, or with what ``deny`` or ``lose`` give it.
@@ -55,7 +70,7 @@ class Questions:
         self._count += 1
         token = str(self._count)
         answer: asyncio.Future[Answer] = loop.create_future()
-        self._waiting[token] = _Question(subjects, answer, loop.time() + timeout_s)
+        self._waiting[token] = _Question(subjects, answer, loop.time(), timeout_s, before)
         if self._sweeping is None:
             self._sweeping = loop.call_later(SWEEP_S, self._sweep)
         return self._inbox + token, answer
@@ -73,9 +88,15 @@ class Questions:
         self._waiting.clear()
 
     def _on_answer(self, subject: bytes, _reply: bytes, data: bytes, block: bytes | None) -> None:
-        question = self._waiting.pop(subject[len(self._inbox) :].decode(), None)
+        token = subject[len(self._inbox) :].decode()
+        question = self._waiting.get(token)
         if question is None or question.answer.done():
             return
+        if question.before is not None and (block is None or not block.startswith(STATUS_LINE)):
+            question.before.append(Answer(data, block))
+            question.deadline = asyncio.get_running_loop().time() + question.timeout_s
+            return
+        del self._waiting[token]
         answer = Answer(data, block)
         if block is not None and answer.headers.get("Status") == NO_RESPONDERS:
             question.answer.set_exception(errors.NoRespondersError())

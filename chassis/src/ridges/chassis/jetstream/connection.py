@@ -141,14 +141,15 @@ class Connection:
         *,
         headers: dict[str, str] | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
+        before: list[Answer] | None = None,
     ) -> Answer:
-        """The answer to one request.
+        """The answer to one request. ``before``: see ``Questions.ask``.
 
         Raises:
             EventRefused: the server denies this user the subject (NATS itself would let it time out).
             EventStoreUnavailable: the connection was lost meanwhile, the answer with it.
         """
-        reply, answer = self.ask((subject,), timeout_s)
+        reply, answer = self.ask((subject,), timeout_s, before)
         try:
             await self.client.publish(subject, payload, reply=reply, headers=headers)
         except BaseException:
@@ -156,7 +157,9 @@ class Connection:
             raise
         return await answer
 
-    def ask(self, subjects: Collection[str], timeout_s: float = REQUEST_TIMEOUT_S) -> "tuple[str, Future[Answer]]":
+    def ask(
+        self, subjects: Collection[str], timeout_s: float = REQUEST_TIMEOUT_S, before: list[Answer] | None = None
+    ) -> "tuple[str, Future[Answer]]":
         """The reply subject for something that the caller sends himself (to these subjects), and the answer to it.
 
         Raises:
@@ -164,7 +167,7 @@ class Connection:
         """
         if self._questions is None:
             raise EventStoreUnavailable(self._trouble)
-        return self._questions.ask({subject.lower() for subject in subjects}, timeout_s)
+        return self._questions.ask({subject.lower() for subject in subjects}, timeout_s, before)
 
     async def api(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer of the JetStream API. Raises APIError."""

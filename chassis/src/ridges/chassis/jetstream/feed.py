@@ -18,6 +18,7 @@ from nats import errors
 from nats.aio.subscription import Subscription
 from nats.js.errors import APIError
 
+from ridges.chassis.jetstream.asking import STATUS_LINE
 from ridges.chassis.jetstream.client import LogClient, parsed_headers
 from ridges.chassis.jetstream.connection import Connection
 from ridges.chassis.jetstream.reading import facts_of
@@ -35,8 +36,6 @@ SILENCE_S = 5.0
 """No message and no heartbeat for so long: the consumer is gone."""
 RESTART_PAUSE_S = 0.2
 INACTIVE_S = 120
-STATUS_LINE = b"NATS/1.0 "
-"""How the headers begin of what the server itself says."""
 HEARTBEAT = "100"
 _ID_MARK = EVENT_ID_HEADER.encode() + b": "
 

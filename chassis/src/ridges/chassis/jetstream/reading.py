@@ -1,20 +1,19 @@
 """Read stored messages without a consumer (direct get, in batches)."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import NoReturn
 
 import msgspec
+from nats import errors
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
-from ridges.chassis.jetstream.connection import REQUEST_TIMEOUT_S, Connection
+from ridges.chassis.jetstream.asking import Answer
+from ridges.chassis.jetstream.connection import Connection
 from ridges.chassis.ports import EventStoreUnavailable
 
 BATCH = 500
 MAX_BYTES = 4 * 1024 * 1024
-END_OF_BATCH, NO_MESSAGES, NOT_UP = "204", "404", "503"
-END_OF_WAITING = Msg(_client=None)  # type: ignore[arg-type]
+END_OF_BATCH, NO_MESSAGES = "204", "404"
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -73,49 +72,22 @@ async def stored_messages(connection: Connection, stream: str, subjects: str, fi
 
 async def _batch(connection: Connection, stream: str, subjects: str, first: int) -> tuple[list[Stored], bool]:
     """Up to 500 messages, and whether there are more."""
-    client = connection.client
-    subject = f"$JS.API.DIRECT.GET.{stream}"
     request = {"seq": first, "next_by_subj": subjects, "batch": BATCH, "max_bytes": MAX_BYTES}
-    answers: asyncio.Queue[Msg] = asyncio.Queue()
-
-    async def on_answer(message: Msg) -> None:
-        answers.put_nowait(message)
-
-    inbox = client.new_inbox()
-    subscription = await client.subscribe(inbox, cb=on_answer, pending_bytes_limit=0)
+    found: list[Answer] = []
     try:
-        with connection.watched(subject) as failed:
-            await client.publish(subject, msgspec.json.encode(request), reply=inbox)
-            return await _collect(answers, failed, subjects)
-    finally:
-        if not client.is_closed:
-            await subscription.unsubscribe()
+        end = await connection.request(f"$JS.API.DIRECT.GET.{stream}", msgspec.json.encode(request), before=found)
+    except errors.NoRespondersError:
+        reason = f"reading {subjects}: JetStream is not up yet, or its stream is missing"
+        raise EventStoreUnavailable(reason) from None
+    headers = end.headers
+    status = headers.get("Status")
+    if status not in (NO_MESSAGES, END_OF_BATCH):
+        raise APIError(code=int(status or 0), description=headers.get("Description", ""))
+    return list(map(_stored, found)), status == END_OF_BATCH and headers.get("Nats-Num-Pending", "0") != "0"
 
 
-async def _collect(
-    answers: "asyncio.Queue[Msg]", failed: "asyncio.Future[NoReturn]", subjects: str
-) -> tuple[list[Stored], bool]:
-    found: list[Stored] = []
-    failed.add_done_callback(lambda _: answers.put_nowait(END_OF_WAITING))
-    while True:
-        async with asyncio.timeout(REQUEST_TIMEOUT_S):
-            message = await answers.get()
-        if message is END_OF_WAITING:
-            failed.result()
-        headers = message.headers or {}
-        status = headers.get("Status")
-        if status == NO_MESSAGES:
-            return found, False
-        if status == END_OF_BATCH:
-            return found, headers.get("Nats-Num-Pending", "0") != "0"
-        if status == NOT_UP:
-            raise EventStoreUnavailable(f"reading {subjects}: JetStream is not up yet, or its stream is missing")
-        if status is not None:
-            raise APIError(code=int(status), description=headers.get("Description", ""))
-        found.append(_stored(message, headers))
-
-
-def _stored(message: Msg, headers: dict[str, str]) -> Stored:
+def _stored(answer: Answer) -> Stored:
+    headers = answer.headers
     return Stored(
-        int(headers["Nats-Sequence"]), headers["Nats-Subject"], message.data, headers.get("Nats-Msg-Id"), headers
+        int(headers["Nats-Sequence"]), headers["Nats-Subject"], answer.data, headers.get("Nats-Msg-Id"), headers
     )
