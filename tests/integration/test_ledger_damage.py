@@ -41,10 +41,14 @@ async def contents(nats_server, last):
 
 def restore(ledger, *folders):
     """The advice for a server: the pass by itself, with the ledger's settings."""
-    salvage = [word for folder in folders for word in ("--salvage", str(folder))]
+    return run_pass(ledger, "restore", *(word for folder in folders for word in ("--salvage", str(folder))))
+
+
+def run_pass(ledger, *words):
+    """Its exit code and its result."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RIDGES_")}
     done = subprocess.run(
-        [sys.executable, "-m", "ridges.ledger.passes", "restore", *salvage],
+        [sys.executable, "-m", "ridges.ledger.passes", *words],
         env=environment | ledger.settings,
         capture_output=True,
         check=False,
@@ -174,6 +178,16 @@ async def test_a_folder_without_files_of_the_log_is_refused(world, tmp_path):
     ledger, *_ = world
     code, refused = restore(ledger, tmp_path / "nothing")
     assert (code, "name its folder" in refused["summary"]) == (1, True)
+
+
+async def test_a_log_whose_last_event_nats_server_cannot_read_names_the_way_on(world, nats_server):
+    ledger, _, last, _ = world
+    nats_server.stop()
+    flip(nats_server.folder, last, "payload")
+    nats_server.start()
+    code, verified = run_pass(ledger, "verify", "--no-blobs")
+    assert (code, "restore --into-new" in verified["summary"]) == (1, True), verified
+    assert f"before {last}" in verified["summary"]
 
 
 async def test_a_gap_at_the_end_of_what_is_read_is_no_error_of_the_reader(world, nats_server):

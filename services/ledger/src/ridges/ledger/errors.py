@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+INTO_NEW = "`ridges down`, then `ridges ledger restore --into-new` (a server: Damage in the ledger's docs/log.md)"
+"""What helps where events are missing in the middle or were cut off: a stream takes events at its end alone."""
+
 
 class LedgerError(Exception):
     """Root of the ledger's own errors."""
@@ -18,7 +21,7 @@ class LogGap(ProjectionStopped):
         super().__init__(
             f"the log jumps from position {expected - 1} to {found}: events are missing. "
             f"Costs would be wrong, so the projection stays at {expected - 1}; "
-            "`ridges ledger verify` names what is missing, `ridges ledger restore` says how it comes back"
+            f"how to get the log whole again from its archive: {INTO_NEW}"
         )
         self.expected, self.found = expected, found
 
@@ -29,8 +32,8 @@ class ForeignLog(ProjectionStopped):
     def __init__(self, position: int, path: str) -> None:
         super().__init__(
             f"the projections in {path} were made from another log (its position {position} is not the same here). "
-            f"Check RIDGES_NATS_URL; if nats-server cut off a damaged log, `ridges ledger restore` says how it becomes "
-            f"whole again; if this log is the right one, delete {path} and it is built again"
+            f"Check RIDGES_NATS_URL. If nats-server cut off a damaged log (its end moved back): {INTO_NEW}. "
+            f"If this log is the right one, delete {path} and it is built again"
         )
         self.position, self.path = position, path
 

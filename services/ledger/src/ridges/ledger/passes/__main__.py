@@ -22,6 +22,7 @@ from ridges.chassis.moving.ports import CannotMove
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, NamedBlobStore
 from ridges.contracts.views import MigrationResult, PassProgress, PassResult
 from ridges.ledger.archive import ArchiveDamaged
+from ridges.ledger.errors import INTO_NEW
 from ridges.ledger.passes.mending import mend_segments
 from ridges.ledger.passes.migrate import migrate
 from ridges.ledger.passes.rebuild import rebuild
@@ -48,7 +49,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.nice(NICE)
     try:
         result = _carry_out(asked, config)
-    except (PassFailed, ArchiveDamaged, EventStoreUnavailable, EventRefused, BlobsUrlError, OSError) as error:
+    except EventStoreUnavailable as error:
+        return _failed(asked.what, f"{error}. If its files are damaged or were cut off: {INTO_NEW}")
+    except (PassFailed, ArchiveDamaged, EventRefused, BlobsUrlError, OSError) as error:
         return _failed(asked.what, str(error))
     _write(Line(result=result))
     return 0 if result.ok else 1

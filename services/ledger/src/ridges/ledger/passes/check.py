@@ -14,7 +14,8 @@ from ridges.contracts.events import type_name
 from ridges.contracts.subjects import EVENT_ID_HEADER, event_subject
 from ridges.contracts.usage import TokenUsage, cost_nano_usd
 from ridges.contracts.views import Finding
-from ridges.ledger.passes.reporting import INTO_NEW, Pace
+from ridges.ledger.errors import INTO_NEW
+from ridges.ledger.passes.reporting import Pace
 
 FINDINGS_KEPT = 1_000
 _MARK = EVENT_ID_HEADER.encode() + b":"

@@ -13,8 +13,6 @@ Stage = PassName | Literal["migrate"]
 Report = Callable[[PassProgress], None]
 Chunk = TypeVar("Chunk", bound=list)  # type: ignore[type-arg]
 REPORT_EVERY_S = 0.25
-INTO_NEW = "`ridges down`, then `ridges ledger restore --into-new` (a server: Damage in the ledger's docs/log.md)"
-"""What helps where events are missing in the middle: a stream takes events at its end alone."""
 
 
 class PassFailed(Exception):

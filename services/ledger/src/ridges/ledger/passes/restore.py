@@ -12,13 +12,14 @@ from ridges.chassis.jetstream.bulk import last_position, raw_events
 from ridges.chassis.jetstream.connection import Place, read_reply
 from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.jetstream.streams import RECORDED_HERE
-from ridges.chassis.ports import EventStoreUnavailable, NamedBlobStore
+from ridges.chassis.ports import NamedBlobStore
 from ridges.contracts.subjects import EVENT_ID_HEADER
 from ridges.contracts.views import Finding, PassResult
 from ridges.ledger import archive
 from ridges.ledger.archive import ArchivedEvent, Segment
+from ridges.ledger.errors import INTO_NEW
 from ridges.ledger.passes.check import event_id_of
-from ridges.ledger.passes.reporting import INTO_NEW, Pace, PassFailed, Report
+from ridges.ledger.passes.reporting import Pace, PassFailed, Report
 from ridges.ledger.passes.salvage import Salvage
 
 EXPECTED_LAST = "Nats-Expected-Last-Sequence"
@@ -81,16 +82,11 @@ def _gaps(place: Place, end: int, report: Report) -> Iterator[Finding]:
     """Which positions up to the archive's end the log lacks."""
     pace = Pace("restore", "comparing the log with its archive", end, report)
     expected = 1
-    try:
-        for chunk in pace.over(raw_events(place, 0, end)):
-            for position, *_ in chunk:
-                if position > expected:
-                    yield _gap(expected, position - 1)
-                expected = position + 1
-    except EventStoreUnavailable as error:
-        raise PassFailed(
-            f"{error}. nats-server cut off its log, or cannot read it. To get it whole again: {INTO_NEW}"
-        ) from error
+    for chunk in pace.over(raw_events(place, 0, end)):
+        for position, *_ in chunk:
+            if position > expected:
+                yield _gap(expected, position - 1)
+            expected = position + 1
 
 
 def _gap(first: int, last: int) -> Finding:

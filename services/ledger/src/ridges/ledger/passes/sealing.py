@@ -13,9 +13,10 @@ from ridges.contracts.blobs import digest_of
 from ridges.contracts.views import Finding, PassResult
 from ridges.ledger import archive
 from ridges.ledger.archive import ArchiveDamaged, ArchivedEvent, Segment
+from ridges.ledger.errors import INTO_NEW
 from ridges.ledger.passes.check import event_id_of
 from ridges.ledger.passes.rebuild import fold_chunks, sync
-from ridges.ledger.passes.reporting import INTO_NEW, Pace, PassFailed, Report
+from ridges.ledger.passes.reporting import Pace, PassFailed, Report
 from ridges.ledger.projections.apply import BulkProjections
 from ridges.ledger.projections.fold import ReplayClash
 from ridges.ledger.projections.replay import read_replay_part, replay_part
