@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The long form of what CI runs in short: a hundred kills under load, and seeds that nobody has played yet.
+# About 35 minutes on two cores: 40,000 seeds take 23, a hundred kills 9.
 # On a machine as for .ci/run. Every failure prints the command that plays it again.
 set -euo pipefail
 

@@ -38,7 +38,7 @@ def verify_log(
 
 @ledger_app.command()
 def archive(as_json: AsJson = False) -> None:
-    """Seal what is not sealed yet: a proved second copy in the blob store, and the fast source for a rebuild."""
+    """Prove what is sealed, mend it from the log, seal the rest: a second copy, and the fast source of a rebuild."""
     _run_pass("/v1/admin/archive", as_json)
 
 

@@ -57,7 +57,7 @@ def admin_routes(rebuilder: Rebuilder, passes: Passes, archiver: Archiver, settl
         "/v1/admin/archive",
         operation_id="archive",
         tags=["admin"],
-        summary="Seal what is not sealed yet into the archive in the blob store",
+        summary="Prove the archive, make damaged segments again from the log, and seal what is not sealed yet",
         responses=MESSAGES | failures(409),
         opt=ADMIN,
     )
