@@ -21,7 +21,7 @@ from ridges.chassis.ports import EventStoreUnavailable, Undecoded
 
 log = structlog.get_logger(__name__)
 
-GATHER_S = 0.034
+GATHER_S = 0.03
 """How long events may wait for others in busy times."""
 BUSY_RATE = 100.0
 """Events per second from which on they are gathered."""
