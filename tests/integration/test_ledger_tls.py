@@ -13,6 +13,7 @@ from unit.ledger.samples import Author
 
 from ridges.chassis.jetstream.bulk import last_position
 from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.wire import Wire
 from ridges.chassis.ports import EventRefused
 
 pytestmark = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the certificate, is missing")
@@ -77,3 +78,9 @@ def test_a_certificate_that_nobody_trusts_is_refused_at_once_with_what_to_set(tl
     with pytest.raises(EventRefused, match="SSL_CERT_FILE"):
         last_position(Place(url=tls_server.url, name="test"))
     assert time.monotonic() - began < 20, "no retries"
+
+
+def test_a_server_that_another_one_told_of_has_the_certificate_of_the_cluster(tls_server):
+    place, told_of = Place(url=tls_server.url, name="test"), f"tls://localhost:{tls_server.port}"
+    with Wire(place, told_of) as wire:  # the certificate names 127.0.0.1 alone
+        assert wire.epoch()

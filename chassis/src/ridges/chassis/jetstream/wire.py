@@ -45,6 +45,9 @@ class Wire:
         if server is not None:
             parts = urlsplit(server)
         self._address = (parts.hostname or "127.0.0.1", parts.port or 4222)
+        named = [urlsplit(url.strip()).hostname for url in place.url.split(",")]
+        self._certified = self._address[0] if self._address[0] in named else named[0] or self._address[0]
+        """Whose certificate it must have: servers of a cluster tell of each other by addresses that stand in none."""
         self._inbox = f"{place.inbox_prefix}.{uuid4().hex}".encode()
         self._buffer = bytearray()
         self._requests = 0
@@ -87,7 +90,7 @@ class Wire:
 
     def _encrypt(self) -> None:
         """Like the services' own connections: trusts what the system trusts, and ``SSL_CERT_FILE``."""
-        host = self._address[0]
+        host = self._certified
         try:
             self.socket = ssl.create_default_context().wrap_socket(self.socket, server_hostname=host)
         except ssl.SSLCertVerificationError as error:
