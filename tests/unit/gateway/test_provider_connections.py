@@ -1,10 +1,12 @@
 """HTTP with a provider: every form of answer is read, every broken one is told, connections are used again."""
 
 import asyncio
+import gc
 import gzip
 import shutil
 import ssl
 import subprocess
+import weakref
 import zlib
 from contextlib import asynccontextmanager
 
@@ -278,3 +280,35 @@ async def test_the_query_of_a_base_url_goes_with_each_request():
     async with server.running(query="?api-version=2024-10-21") as provider:
         assert await ask(provider) == (200, b"")
     assert server.requests[0][0].startswith(b"POST /v1/chat/completions?api-version=2024-10-21 HTTP/1.1\r\n")
+
+
+class Taker:
+    """Takes the pieces of an answer, and holds where they come from."""
+
+    def __init__(self, exchange):
+        self.exchange = exchange
+        self.over = exchange.flow(self.take)
+
+    def take(self, piece):
+        pass
+
+
+ENDINGS = {"whole": [CHUNKED + b"0\r\n\r\n"], "left": [CHUNKED, 1.0], "broken": [CHUNKED, None]}
+
+
+@pytest.mark.parametrize("acts", ENDINGS.values(), ids=ENDINGS)
+async def test_an_exchange_that_is_over_leaves_nothing_to_collect(acts):
+    async with Server(acts).running() as provider:
+        gc.collect()
+        gc.disable()
+        try:
+            taker = Taker(await provider.post("chat/completions", b"{}", {}))
+            await asyncio.wait({taker.over}, timeout=0.1)
+            taker.exchange.leave()
+            held = [weakref.ref(taker), weakref.ref(taker.exchange._connection)]
+            await provider.close()
+            del taker
+            await asyncio.sleep(0.05)
+            assert [reference() for reference in held] == [None, None]
+        finally:
+            gc.enable()

@@ -38,9 +38,9 @@ class Line:
 
     def answer(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """A whole answer in one write, where ``send`` makes two. Closes the connection in the middle of another one."""
-        cycle = self.cycle
         if self.gone:
             return
+        cycle = self.cycle
         if cycle.response_started:
             self._transport.close()
             return
@@ -80,6 +80,7 @@ class Line:
         self.caught_up()
         if self.on_gone is not None:
             self.on_gone()
+        self.__dict__.pop("cycle", None)
 
 
 class AmbiguousHost(Exception):
@@ -111,6 +112,7 @@ class StrictProtocol(HttpToolsProtocol):
         self._arrived()
         super().connection_lost(exc)
         self._line.lost()
+        self.cycle = None  # type: ignore[assignment]  # it holds this, and so would stay until garbage is collected
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._line.cycle = cycle

@@ -43,6 +43,7 @@ class Incoming:
         if not self._flowing.done():
             self._flowing.cancel()
             await asyncio.wait({self._flowing})
+        del self._flowing  # what cancelled it holds its frames, and those this
 
     def _take(self, piece: bytes) -> None:
         if self.over.done():

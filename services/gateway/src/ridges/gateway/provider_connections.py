@@ -114,9 +114,9 @@ class Exchange:
     def leave(self, *, whole: bool = False) -> None:
         """Close the connection unless the answer is complete. ``whole``: only its very end may be missing."""
         self._stop_timer()
+        self._sink = _nowhere  # who took the pieces holds this exchange
         if self.ended:
             return
-        self._sink = _nowhere
         self.resume()
         if whole:
             self._timer = self._loop.call_later(LAST_BYTES_S, self._connection.abort)
@@ -323,6 +323,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.gone(self)
+        del self._parser  # which holds this
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             return
