@@ -17,8 +17,9 @@ from nats_process import NatsServer
 
 from ridges.chassis import migrate
 from ridges.chassis.jetstream import open_event_store
-from ridges.chassis.jetstream.connection import Connection, Place
+from ridges.chassis.jetstream.connection import Connection
 from ridges.chassis.jetstream.permissions import ADMIN, CLIENT, CONTAINER_CONFIGS, QUEUES, RELAY, container_conf
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.ports import EventRefused, LogMismatch
 from ridges.contracts.codec import decode
 from ridges.contracts.events import EVENT_TYPES, RunCancelled

@@ -11,8 +11,8 @@ from integration.test_ledger_service import a_run, log_of
 from unit.ledger.samples import Author
 
 from ridges.chassis.jetstream.bulk import last_position, raw_events
-from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.fence import next_epoch
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.moving.jetstream import JetStreamSource, JetStreamTarget
 from ridges.chassis.moving.nats_server import administered
 

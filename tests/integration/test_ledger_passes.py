@@ -15,7 +15,7 @@ from unit.ledger.samples import Author
 
 from ridges.chassis.blob_store import open_blob_store
 from ridges.chassis.jetstream.bulk import raw_events
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.ledger import archive
 

@@ -12,7 +12,7 @@ from nats_process import NatsServer
 from unit.ledger.samples import Author
 
 from ridges.chassis.jetstream.bulk import last_position
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.wire import Wire
 from ridges.chassis.ports import EventRefused
 

@@ -31,7 +31,7 @@ from ridges.chassis.blob_store import FileBlobStore  # noqa: E402
 from ridges.chassis.clock import SystemClock  # noqa: E402
 from ridges.chassis.jetstream import open_event_store  # noqa: E402
 from ridges.chassis.jetstream.bulk import last_position, raw_events  # noqa: E402
-from ridges.chassis.jetstream.connection import Place  # noqa: E402
+from ridges.chassis.jetstream.place import Place  # noqa: E402
 from ridges.chassis.jetstream.wire import Wire  # noqa: E402
 from ridges.chassis.ports import Recorded  # noqa: E402
 from ridges.contracts import events as ev  # noqa: E402

@@ -147,42 +147,22 @@ class SampleLog:
                     cost_nano_usd=cost_nano_usd(usage, price),
                 )
             )
-        usage = attempts[-1].usage
         cost = sum(a.cost_nano_usd for a in attempts)
-        self.calls += 1
-        self.cost_nano_usd += cost
-        self.usage += usage
-        yield e(
-            ev.InferenceMade,
-            call_id=call_id,
-            kind="chat",
-            model="large",
-            streamed=True,
-            attempts=tuple(attempts),
-            usage=usage,
-            cost_nano_usd=cost,
-            request=REF,
-            reply=REF,
-        )
+        yield self._made(e, call_id, attempts[-1].usage, cost, attempts=tuple(attempts), request=REF, reply=REF)
 
     def _a_lean_call(self, e):
         call_id = self._uuid()[-12:]
         yield e(ev.InferenceReserved, call_id=call_id, model="large", cost_nano_usd=9_000_000, tokens=30_000)
         usage = TokenUsage(input=self._random.randrange(20_000), output=self._random.randrange(2_000))
-        cost = cost_nano_usd(usage, OFFERS[0][2])
+        yield self._made(e, call_id, usage, cost_nano_usd(usage, OFFERS[0][2]), attempts=())
+
+    def _made(self, e, call_id, usage, cost, **more):
+        """Counted in the totals."""
         self.calls += 1
         self.cost_nano_usd += cost
         self.usage += usage
-        yield e(
-            ev.InferenceMade,
-            call_id=call_id,
-            kind="chat",
-            model="large",
-            streamed=True,
-            attempts=(),
-            usage=usage,
-            cost_nano_usd=cost,
-        )
+        fixed = {"kind": "chat", "model": "large", "streamed": True}
+        return e(ev.InferenceMade, call_id=call_id, usage=usage, cost_nano_usd=cost, **fixed, **more)
 
 
 def without_defaults(event: ev.Event) -> bytes:

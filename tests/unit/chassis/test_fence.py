@@ -2,8 +2,8 @@
 
 import pytest
 
-from ridges.chassis.jetstream.connection import without_credentials
 from ridges.chassis.jetstream.fence import next_epoch, refusal
+from ridges.chassis.jetstream.place import without_credentials
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.streams import NS_PER_S
 from ridges.chassis.jetstream.wire import Lost, Wire
 from ridges.chassis.jetstream.wire import RawEvent as RawEvent  # noqa: PLC0414 - what this gives

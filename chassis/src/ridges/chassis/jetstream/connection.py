@@ -1,14 +1,12 @@
 """The connection to the log's server: kept alive for ever, verified each time it comes up, never silently denied."""
 
 import asyncio
-import re
 import time
 from asyncio import Future
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 import structlog
@@ -19,8 +17,7 @@ from nats.js.errors import APIError, ServerError, ServiceUnavailableError
 from ridges.chassis.jetstream.asking import Answer, Questions
 from ridges.chassis.jetstream.client import LogClient
 from ridges.chassis.jetstream.fence import refusal
-from ridges.chassis.jetstream.inboxes import inbox_prefix
-from ridges.chassis.jetstream.streams import RECORDED_HERE
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.verify import MORE_STORAGE, NotYet, storage_trouble, verified_epoch
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, LogMismatch
 from ridges.contracts.subjects import EVENTS_STREAM
@@ -40,30 +37,6 @@ OUT_OF_STORAGE = frozenset({10023, 10047})
 
 PERMANENT = (errors.MaxPayloadError, errors.BadSubjectError, errors.BadHeaderError)
 Result = TypeVar("Result")
-
-
-class Place(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the log is and who asks."""
-
-    url: str
-    name: str
-    monitor_url: str | None = None
-    user: str | None = None
-    password: str | None = None
-    allow_lossy: bool = False
-    log_of_record: str = RECORDED_HERE
-    log_epoch: str | None = None
-    """The log must have this epoch; default: any, as long as it stays the same."""
-
-    @property
-    def address(self) -> str:
-        """The URL without credentials."""
-        return without_credentials(self.url)
-
-    @property
-    def inbox_prefix(self) -> str:
-        """Of the user, also where the URL names him."""
-        return inbox_prefix(self.user or urlsplit(self.url.split(",")[0].strip()).username)
 
 
 class Connection:
@@ -391,11 +364,6 @@ class Connection:
 
     async def _on_change(self) -> None:
         self._changed.set()
-
-
-def without_credentials(url: str) -> str:
-    """For messages, and for what is stored where others read."""
-    return re.sub(r"(^|,|://)[^/@,]*@", r"\1", url)
 
 
 def _fail(failed: "asyncio.Future[NoReturn]", error: Exception) -> None:

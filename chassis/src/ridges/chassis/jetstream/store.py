@@ -10,9 +10,10 @@ from nats.aio.client import Client
 from ridges.chassis.delivery import HandlerPool
 from ridges.chassis.identity import NAME
 from ridges.chassis.jetstream.appending import Appender
-from ridges.chassis.jetstream.connection import PATIENCE_S, RETRY_PAUSE_S, Connection, Place
+from ridges.chassis.jetstream.connection import PATIENCE_S, RETRY_PAUSE_S, Connection
 from ridges.chassis.jetstream.feed import FedMessage, Feed
 from ridges.chassis.jetstream.following import Following
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.queue import DurableConsumer, PullSource
 from ridges.chassis.jetstream.reading import stored_messages
 from ridges.chassis.jetstream.verify import storage_trouble

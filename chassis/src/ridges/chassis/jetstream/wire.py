@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import msgspec
 
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.streams import EPOCH, NS_PER_S
 from ridges.chassis.ports import EventRefused
 from ridges.contracts.subjects import EVENTS_STREAM

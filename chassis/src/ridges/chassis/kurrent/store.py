@@ -11,7 +11,8 @@ from msgspec import structs
 from nats.aio.client import Client
 
 from ridges.chassis.identity import NAME
-from ridges.chassis.jetstream.connection import Connection, Place
+from ridges.chassis.jetstream.connection import Connection
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.store import PING_TIMEOUT_S, JetStreamEventStore, opened
 from ridges.chassis.jetstream.streams import RECORDED_IN_KURRENTDB
 from ridges.chassis.kurrent.appending import Appender, learn

@@ -15,8 +15,9 @@ from nats.js.errors import APIError, NotFoundError
 
 from ridges.chassis.jetstream.bulk import RawEvent, raw_events
 from ridges.chassis.jetstream.client import parsed_headers
-from ridges.chassis.jetstream.connection import Place, read_reply
+from ridges.chassis.jetstream.connection import read_reply
 from ridges.chassis.jetstream.denials import Denials
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.moving.ports import CannotMove, LogEvent
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable
 from ridges.contracts.subjects import EVENT_ID_HEADER, EVENTS_STREAM

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.streams import RECORDED_IN_KURRENTDB
 from ridges.chassis.moving.jetstream import JetStreamSource, JetStreamTarget
 from ridges.chassis.moving.nats_server import NatsServer, administered

@@ -14,9 +14,9 @@ from nats.errors import Error as NatsError
 from nats.js.api import ConsumerConfig
 from nats.js.errors import NotFoundError
 
-from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.denials import Denials
 from ridges.chassis.jetstream.inboxes import SHARED_INBOX
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.ports import Clock, EventRefused, EventStoreUnavailable, LogMismatch
 from ridges.contracts.requests import CancelRun, RequestAnswer, RequestRun
 from ridges.contracts.subjects import ALL_INGRESS, INGRESS_RUN_CANCELLED, INGRESS_RUN_REQUESTED, INGRESS_STREAM

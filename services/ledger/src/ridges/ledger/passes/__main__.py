@@ -16,7 +16,7 @@ from msgspec import structs
 from ridges.chassis import settings
 from ridges.chassis.blob_store import BlobsUrlError, open_blob_store
 from ridges.chassis.jetstream.bulk import RawEvent, last_position, raw_events
-from ridges.chassis.jetstream.connection import Place
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.streams import RECORDED_HERE, RECORDED_IN_KURRENTDB
 from ridges.chassis.moving.ports import CannotMove
 from ridges.chassis.ports import EventRefused, EventStoreUnavailable, NamedBlobStore

@@ -7,8 +7,8 @@ their metadata. So it can be killed anywhere and be run again.
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
-from ridges.chassis.jetstream.connection import Place
 from ridges.chassis.jetstream.fence import next_epoch
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.moving.nats_server import NatsServer, administered
 from ridges.chassis.moving.opening import is_kurrentdb, opened_source, opened_target
 from ridges.chassis.moving.ports import CannotMove, Chain, Course, GivenUp, Half, LogEvent, Source, Target

@@ -9,8 +9,9 @@ from nats.errors import Error as NatsError
 from nats.js.errors import APIError
 
 from ridges.chassis.jetstream.bulk import last_position, raw_events
-from ridges.chassis.jetstream.connection import Place, read_reply
+from ridges.chassis.jetstream.connection import read_reply
 from ridges.chassis.jetstream.denials import Denials
+from ridges.chassis.jetstream.place import Place
 from ridges.chassis.jetstream.streams import RECORDED_HERE
 from ridges.chassis.ports import NamedBlobStore
 from ridges.contracts.subjects import EVENT_ID_HEADER
