@@ -147,6 +147,23 @@ def test_without_its_log_a_service_lives_but_is_not_ready(start):
     assert service.end(signal.SIGTERM)[0] == 0
 
 
+@pytest.mark.parametrize("is_there", [False, True], ids=["away", "there"])
+def test_a_password_in_the_url_of_the_log_is_told_to_nobody(start, nats_server, is_there):
+    nats_server.migrate_now()
+    port = nats_server.port if is_there else free_port()
+    service = start(
+        NATS_URL=f"nats://ledger:canary-7f3a@127.0.0.1:{port}", NATS_MONITOR_URL=nats_server.monitor_url
+    ).until_up()
+    deadline = time.monotonic() + 20
+    while (service.get("/readyz")[0] == 200) is not is_there and time.monotonic() < deadline:
+        time.sleep(0.05)
+    status, told = service.get("/readyz")
+    assert status == (200 if is_there else 503)
+    told += service.end(signal.SIGTERM)[2]
+    assert f"127.0.0.1:{port}" in told
+    assert "canary" not in told
+
+
 def test_a_wrong_log_is_one_clear_line(start, nats_server):
     code, _, stderr = start(NATS_URL=nats_server.url).end()
     assert code == 4

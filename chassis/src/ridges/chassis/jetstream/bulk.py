@@ -39,8 +39,8 @@ def raw_events(place: Place, after: int, until: int) -> Iterator[list[RawEvent]]
                 found = wire.epoch()
                 if epoch not in (None, found):
                     raise EventRefused(
-                        f"the log at {place.url} has the epoch {found} instead of {epoch}: it is another one, or was "
-                        f"replaced while it was read. What was read up to position {position} means nothing there"
+                        f"the log at {place.address} has the epoch {found} instead of {epoch}: it is another one, or "
+                        f"was replaced while it was read. What was read up to position {position} means nothing there"
                     )
                 epoch = found
                 for chunk in _chunks(wire, position + 1, until):

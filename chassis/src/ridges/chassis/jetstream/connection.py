@@ -57,7 +57,7 @@ class Connection:
         self.refused = False
         """For good; ``trouble`` says why."""
         self.on_refusal: Callable[[], object] | None = None
-        self._trouble = f"no NATS server answers at {place.url} yet; start it (ridges up, or nats-server)"
+        self._trouble = f"no NATS server answers at {place.address} yet; start it (ridges up, or nats-server)"
         self._losses = 0
         self._watched: defaultdict[str, set[asyncio.Future[NoReturn]]] = defaultdict(set)
         self._supervisor: asyncio.Task[None] | None = None
@@ -165,7 +165,7 @@ class Connection:
                     await self.ready()
                     return await attempt()
             except TimeoutError:
-                unanswered = f"no answer from {self.place.url}{hint}"
+                unanswered = f"no answer from {self.place.address}{hint}"
                 reason = self._trouble if not self._settled.is_set() else reason or unanswered
             except PERMANENT as error:
                 raise EventRefused(f"{what}: {error}") from error
@@ -248,7 +248,7 @@ class Connection:
                 try:
                     epoch = await self._verified()
                 except (NotYet, APIError, errors.Error, OSError, EventStoreUnavailable) as error:
-                    self._trouble = str(error) or f"no answer from {self.place.url}"
+                    self._trouble = str(error) or f"no answer from {self.place.address}"
                     await asyncio.sleep(VERIFY_PAUSE_S)
                     continue
                 except EventRefused as denied:
@@ -293,8 +293,8 @@ class Connection:
         )
         if place.log_epoch not in (None, epoch):
             raise LogMismatch(
-                f"the log at {place.url} has the epoch {epoch}, RIDGES_LOG_EPOCH says {place.log_epoch}: it is another "
-                "log, or was started anew; mend RIDGES_NATS_URL, or the setting when that was meant"
+                f"the log at {place.address} has the epoch {epoch}, RIDGES_LOG_EPOCH says {place.log_epoch}: it is "
+                "another log, or was started anew; mend RIDGES_NATS_URL, or the setting when that was meant"
             )
         if self._also_verify is not None:
             await self._also_verify(epoch)
@@ -303,14 +303,14 @@ class Connection:
     def _compare(self, epoch: str) -> None:
         if self.epoch not in (None, epoch):
             raise LogMismatch(
-                f"the log at {self.place.url} was replaced while this service ran (epoch {self.epoch} became {epoch}); "
-                "restart the service, and the ledger with `ridges ledger rebuild`"
+                f"the log at {self.place.address} was replaced while this service ran (epoch {self.epoch} became "
+                f"{epoch}); restart the service, and the ledger with `ridges ledger rebuild`"
             )
         self.epoch = epoch
 
     def _become_ready(self) -> None:
         self._settled.set()
-        log.info("the event log is ready", url=self.place.url, epoch=self.epoch)
+        log.info("the event log is ready", url=self.place.address, epoch=self.epoch)
         for notify in tuple(self.reconnected):
             notify()
 
@@ -329,7 +329,7 @@ class Connection:
             self._deny(told)
         elif "authorization violation" in told.lower() and self.epoch is None:
             raise LogMismatch(  # out of the client's endless connect
-                f"the NATS server at {self.place.url} refuses user {self.place.user!r}; "
+                f"the NATS server at {self.place.address} refuses user {self.place.user!r}; "
                 "set RIDGES_NATS_USER and RIDGES_NATS_PASSWORD as on the server"
             )
         else:
@@ -354,7 +354,7 @@ class Connection:
         self._losses += 1
         if not self.refused:
             self._settled.clear()
-            self._trouble = f"the connection to {self.place.url} is lost; is nats-server running?"
+            self._trouble = f"the connection to {self.place.address} is lost; is nats-server running?"
         if self._questions is not None:
             self._questions.lose(EventStoreUnavailable(self._trouble))
         for watching in self._watched.values():

@@ -158,9 +158,9 @@ class JetStreamEventStore:
                     storage_trouble(self._connection.place.monitor_url),
                 )
         except TimeoutError:
-            raise EventStoreUnavailable(f"JetStream at {self._connection.place.url} does not answer") from None
+            raise EventStoreUnavailable(f"JetStream at {self._connection.place.address} does not answer") from None
         except Exception as error:
-            raise EventStoreUnavailable(f"JetStream at {self._connection.place.url}: {error}") from error
+            raise EventStoreUnavailable(f"JetStream at {self._connection.place.address}: {error}") from error
         if trouble is not None:
             raise EventStoreUnavailable(trouble)
 

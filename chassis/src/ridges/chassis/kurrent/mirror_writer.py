@@ -97,7 +97,7 @@ class MirrorWriter:
             await self._connection.check_here()
             raise
         except TimeoutError:
-            raise EventStoreUnavailable(f"no answer from {self._connection.place.url}") from None
+            raise EventStoreUnavailable(f"no answer from {self._connection.place.address}") from None
         last = events[-1]
         return Tail(
             sequence=tail.sequence + len(events),
