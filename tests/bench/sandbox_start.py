@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from docker_images import AGENT_IMAGE
 from sandboxes import sandbox_spec, tar_of
 
-from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox, _find_bwrap
+from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
+from ridges.sandbox_manager.bwrap_program import find_bwrap
 from ridges.sandbox_manager.docker_config import container_config, image_of
 from ridges.sandbox_manager.docker_engine import DockerSandbox
 from ridges.sandbox_manager.interpreter import find_interpreter
@@ -58,9 +59,10 @@ async def bubblewrap() -> None:
     repo = tar_of({f"repo/dir{n % 10}/file{n}.py": f"x = {n}\n" * 50 for n in range(100)})
     found = await measured(
         {
-            "bare bwrap, true": program(_find_bwrap(None), *BARE, *ROOT, "true"),
-            "bare bwrap, python -I -S": program(_find_bwrap(None), *BARE, *ROOT, python, "-I", "-S", "-c", ""),
+            "bare bwrap, true": program(find_bwrap(None), *BARE, *ROOT, "true"),
+            "bare bwrap, python -I -S": program(find_bwrap(None), *BARE, *ROOT, python, "-I", "-S", "-c", ""),
             "sandbox, true": ours(BubblewrapSandbox()),
+            "sandbox started by bwrap, true": ours(BubblewrapSandbox(fork_server=False)),
             "sandbox, true, no control groups": ours(BubblewrapSandbox(control_groups=False)),
             "sandbox, repository of 100 files": ours(BubblewrapSandbox(), files=(repo,), repo=True),
         }

@@ -17,6 +17,11 @@ from ridges.sandbox_manager.ports import PROXY_URL, WORKSPACE, SandboxSpec
 RUNNER_PATH = f"{WORKSPACE}/agent_runner.py"
 PLACEHOLDER_KEY = "ridges-run"
 """Worthless: the run's identity is its socket. OpenAI clients refuse to start without a key."""
+_IMPORTS_OF_RUNNER = ("importlib.util", "json", "traceback")
+_IMPORTS_OF_GRADERS = (
+    *("ctypes", "gc", "importlib.util", "inspect", "json", "pkgutil", "select", "shutil", "subprocess", "tomllib"),
+    *("typing", "unittest", "pluggy.*", "pytest", "_pytest.*"),
+)
 _GRACE = timedelta(seconds=180)
 """From the command's timeout to the moment when the sandbox must be gone whatever happens."""
 
@@ -50,6 +55,7 @@ def agent_spec(
         image=requested.image,
         files=(_own_files(inputs, runner), _below_repo(inputs.workspace)),
         command=("python3", RUNNER_PATH),
+        preload=_IMPORTS_OF_RUNNER,
         env=agent_env(requested),
         limits=requested.limits.sandbox,
         timeout_s=timeout_s,
@@ -90,6 +96,7 @@ def evaluation_spec(requested: EvaluationRequested, bundle: bytes, *, sandbox_id
         image=requested.image,
         files=(bundle,),
         command=requested.command,
+        preload=_IMPORTS_OF_GRADERS,
         env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         limits=requested.limits,
         timeout_s=requested.timeout_s,

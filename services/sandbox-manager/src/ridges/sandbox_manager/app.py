@@ -104,7 +104,8 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         host_path=host_path or (lambda path: path),
         hosts_file=state_dir / "hosts",
     )
-    technologies = Technologies(adapters(chosen, docker), chosen.sandbox, clock)
+    bubblewrap = BubblewrapSandbox(python=chosen.agent_python)
+    technologies = Technologies(adapters(chosen, docker, bubblewrap), chosen.sandbox, clock)
     proxies = NginxProxies(
         runtime_dir=runtime_dir,
         nginx=find_nginx(runtime_dir),
@@ -149,15 +150,16 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
     finally:
         await technologies.close()
         await docker.close()
+        bubblewrap.close()
         if runtime_dir.parent != state_dir:
             with contextlib.suppress(OSError):
                 (runtime_dir / "nginx").unlink(missing_ok=True)
                 runtime_dir.rmdir()
 
 
-def adapters(chosen: ManagerSettings, docker: DockerSandbox) -> dict[str, Sandbox]:
+def adapters(chosen: ManagerSettings, docker: DockerSandbox, bubblewrap: BubblewrapSandbox) -> dict[str, Sandbox]:
     """Every technology this manager may use."""
-    found: dict[str, Sandbox] = {"docker": docker, "bubblewrap": BubblewrapSandbox(python=chosen.agent_python)}
+    found: dict[str, Sandbox] = {"docker": docker, "bubblewrap": bubblewrap}
     if chosen.allow_process:
         found["process"] = BareProcessSandbox(state_dir=chosen.state_dir.absolute(), python=chosen.agent_python)
     ceilings = Ceilings.of(chosen)

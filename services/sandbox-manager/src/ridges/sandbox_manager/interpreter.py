@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
-from ridges.sandbox_manager.inside import compiled_supervisor_program
+from ridges.sandbox_manager.inside import compiled, fork_server_program, supervisor_program
 
 _ASK = (
     "import json,sys;print(json.dumps([sys.executable,sys.prefix,sys.base_prefix,"
@@ -30,6 +30,8 @@ class Interpreter(msgspec.Struct, frozen=True, kw_only=True):
     """Symlinks that lead to it from outside of these directories: target and path."""
     program: bytes
     """The supervisor, compiled for it."""
+    fork_server_program: bytes
+    """Likewise."""
 
     @property
     def search_path(self) -> str:
@@ -52,7 +54,7 @@ def find_interpreter(python: Path | None) -> Interpreter:
         asked = subprocess.run([python, "-I", "-c", _ASK], capture_output=True, timeout=20, check=True)
         executable, prefix, base_prefix, base_executable, version = json.loads(asked.stdout)
         real = Path(base_executable).resolve()
-        program = compiled_supervisor_program(real)
+        program, fork_program = (compiled(each, real) for each in (supervisor_program(), fork_server_program()))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise SandboxUnavailable(
             f"the sandboxes' interpreter {python} does not run ({error})",
@@ -70,6 +72,7 @@ def find_interpreter(python: Path | None) -> Interpreter:
         prefixes=prefixes,
         links=tuple((str(link.readlink()), str(link)) for link in outside if not link.is_relative_to("/usr")),
         program=program,
+        fork_server_program=fork_program,
     )
 
 

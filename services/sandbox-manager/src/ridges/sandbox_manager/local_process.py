@@ -1,12 +1,14 @@
-"""A supervisor as a child process of the manager: start it, talk to it, end it. For adapters without an engine."""
+"""A supervisor as a process of this host: start it, talk to it, end it. For adapters without an engine."""
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from typing import IO, Protocol
 
 import msgspec
 
@@ -17,17 +19,58 @@ from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, ReplyRead
 
 _PIECE = 1 << 18
 _STDERR_KEPT = 4000
+_START_S = 30.0
 _UNPACK_S = 60.0
 _COLLECT_S = 100.0
 """Longer than the supervisor's own limits: only a broken one gets here."""
 
 
+class Process(Protocol):
+    """What was started on this host, whoever its parent is."""
+
+    pid: int
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+    def kill(self) -> None:
+        """It and all it started; nothing when it has ended."""
+
+    def pidfd(self) -> int | None:
+        """For the caller to close; readable once it has ended. None: it has."""
+
+    def reap(self) -> None:
+        """Wait for its end, which is there or near."""
+
+
+class OwnChild:
+    """A child of this process, and the process group it leads."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        self.pid, self.stdin, self.stdout, self.stderr = process.pid, process.stdin, process.stdout, process.stderr
+        self._process = process
+
+    def kill(self) -> None:
+        """See the protocol. With its group: a child that has not yet asked to die with it would stay behind."""
+        if self._process.poll() is None:
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def pidfd(self) -> int | None:
+        """See the protocol."""
+        return os.pidfd_open(self.pid) if self._process.returncode is None else None
+
+    def reap(self) -> None:
+        """See the protocol."""
+        self._process.wait()
+
+
 class LocalSupervisor:
     """A started supervisor process. Its three pipes never block the event loop."""
 
-    def __init__(
-        self, process: "subprocess.Popen[bytes]", stdout: asyncio.StreamReader, stderr: asyncio.StreamReader
-    ) -> None:
+    def __init__(self, process: Process, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader) -> None:
         self.pid = process.pid
         self._process, self._stdout, self._stderr = process, stdout, stderr
         self._complaints = b""
@@ -42,7 +85,6 @@ class LocalSupervisor:
 
         So it loads while it is put into its control group, and knows nothing of its task yet.
         """
-        assert self._process.stdin is not None
         program, *others = launch.stdin
         try:
             taken = os.write(self._process.stdin.fileno(), program)
@@ -101,11 +143,9 @@ class LocalSupervisor:
         return reply
 
     async def _write(self, pieces: Sequence[bytes]) -> None:
-        stdin = self._process.stdin
-        assert stdin is not None
         with contextlib.suppress(BrokenPipeError):
             for piece in pieces:
-                await _write_all(stdin.fileno(), piece)
+                await _write_all(self._process.stdin.fileno(), piece)
 
     async def _order(self, writing: "asyncio.Task[None]", event: asyncio.Event, order: bytes) -> None:
         await asyncio.gather(event.wait(), asyncio.shield(writing))
@@ -121,19 +161,52 @@ class LocalSupervisor:
             await asyncio.wait_for(self._listen(), timeout=2)
         return self.complaints
 
-    async def ended(self) -> int:
-        """Wait for its exit; its return code."""
-        if self._process.returncode is None:
+    async def first_process(self, info: int, remedy: str) -> int:
+        """The host's pid of the process that is PID 1 inside, as ``bwrap --info-fd`` tells it.
+
+        Args:
+            info: where it is told.
+            remedy: what to do when nothing is told.
+
+        Raises:
+            SandboxUnavailable: it failed before it had one.
+        """
+        loop = asyncio.get_running_loop()
+        told = bytearray()
+        complete: asyncio.Future[None] = loop.create_future()
+
+        def on_readable() -> None:
+            piece = os.read(info, 4096)
+            told.extend(piece)
+            if (not piece or b"}" in piece) and not complete.done():
+                complete.set_result(None)
+
+        loop.add_reader(info, on_readable)
+        try:
+            async with asyncio.timeout(_START_S):
+                await complete
+            return int(json.loads(told)["child-pid"])
+        except (TimeoutError, ValueError) as error:
+            words = await self.last_words()
+            if words.startswith("nsenter:"):
+                raise root_may_not() from error
+            raise SandboxUnavailable(words or "it ended without a word when it was started", remedy) from error
+        finally:
+            loop.remove_reader(info)
+
+    async def ended(self) -> None:
+        """Wait for its exit."""
+        pidfd = self._process.pidfd()
+        if pidfd is not None:
             loop = asyncio.get_running_loop()
             exited = asyncio.Event()
-            pidfd = os.pidfd_open(self.pid)
             loop.add_reader(pidfd, exited.set)
             try:
                 await exited.wait()
             finally:
                 loop.remove_reader(pidfd)
                 os.close(pidfd)
-        return self._process.wait()
+        self._process.reap()
 
 
 @asynccontextmanager
@@ -144,7 +217,7 @@ async def supervised(
     pass_fds: Sequence[int] = (),
     in_child: Callable[[], None] | None = None,
 ) -> AsyncIterator[LocalSupervisor]:
-    """A process that is dead and reaped when the context ends, whatever ends it.
+    """A child process that is dead and reaped when the context ends, whatever ends it.
 
     ``pass_fds`` are taken over: they are closed here once the process has them, or could not be started. Enter it in
     the thread that lives as long as the manager: parent-death signals follow the thread.
@@ -172,12 +245,18 @@ async def supervised(
     finally:
         for fd in pass_fds:
             os.close(fd)
-    assert process.stdin is not None
-    os.set_blocking(process.stdin.fileno(), False)
+    async with looked_after(OwnChild(process)) as supervisor:
+        yield supervisor
+
+
+@asynccontextmanager
+async def looked_after(process: Process) -> AsyncIterator[LocalSupervisor]:
+    """The process is dead and reaped when the context ends, whatever ends it, and its pipes are closed."""
     transports: list[asyncio.ReadTransport] = []
     unread = [process.stdout, process.stderr]
     supervisor = None
     try:
+        os.set_blocking(process.stdin.fileno(), False)
         readers = []
         while unread:
             reader = asyncio.StreamReader(limit=_PIECE)
@@ -188,14 +267,12 @@ async def supervised(
         supervisor = LocalSupervisor(process, *readers)
         yield supervisor
     finally:
-        if process.poll() is None:  # with its group: a child that has not yet asked to die with it would stay behind
-            os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
         process.stdin.close()
         for transport in transports:
             transport.close()
         for pipe in unread:
-            if pipe:
-                pipe.close()
+            pipe.close()
         await _reap(process, supervisor)
 
 
@@ -203,10 +280,10 @@ def _same(protocol: asyncio.StreamReaderProtocol) -> Callable[[], asyncio.Stream
     return lambda: protocol
 
 
-async def _reap(process: "subprocess.Popen[bytes]", supervisor: LocalSupervisor | None) -> None:
+async def _reap(process: Process, supervisor: LocalSupervisor | None) -> None:
     """SIGKILL was sent: it ends soon. A cancellation in between must not leave it unreaped."""
     if supervisor is None:
-        process.wait()
+        process.reap()
         return
     ending = asyncio.ensure_future(supervisor.ended())
     try:

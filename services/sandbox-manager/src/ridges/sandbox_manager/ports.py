@@ -40,6 +40,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     owner and times are not kept, of the mode only the x bit is."""
     command: tuple[str, ...]
     """Program (found by the sandbox's PATH) and arguments. stdin is empty, stdout and stderr are one."""
+    preload: tuple[str, ...] = ()
+    """Modules that the command, ``python3 [-I] <script> …``, imports from the installation (``package.*``: with all in
+    it): an adapter may run it in a process that has them loaded."""
     env: dict[str, str]
     """Added to the sandbox's own PATH, HOME, LANG, TMPDIR, and wins. Nothing of the manager's environment gets in."""
     limits: SandboxLimits

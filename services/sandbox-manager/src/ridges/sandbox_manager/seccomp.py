@@ -9,6 +9,7 @@ import errno
 import platform
 import struct
 from collections.abc import Iterable
+from functools import cache
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
 
@@ -90,6 +91,7 @@ _UNCOUNTED = {"memfd_create": (319, 279), "shmget": (29, 194)}
 _CLONE, _UNSHARE, _SOCKET, _IOCTL = (56, 220), (272, 97), (41, 198), (16, 29)
 
 
+@cache
 def filter_program(*, counted_memory: bool, machine: str | None = None) -> bytes:
     """The program for ``bwrap --seccomp``.
 

@@ -15,7 +15,7 @@ result must carry the nonce that only the supervisor was told.
 import math
 import secrets
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
@@ -86,6 +86,7 @@ def launch(
     proxy_port: int = 0,
     workspace: str = WORKSPACE,
     seccomp: bytes | None = None,
+    script: tuple[str, ...] | None = None,
 ) -> Launch:
     """The supervisor's command and its whole input.
 
@@ -99,6 +100,7 @@ def launch(
         proxy_port: where the forwarder listens on 127.0.0.1; 0 = any free port.
         workspace: where the tars go and the command starts.
         seccomp: filter of the command's system calls, for adapters that cannot set it themselves.
+        script: of the command and its arguments, to run it in a process that was prepared for it (``inside.prepared``).
     """
     nonce = secrets.token_hex(16)
     header = repr(
@@ -114,6 +116,7 @@ def launch(
             "difference_every_s": spec.difference_every_s if spec.on_difference else 0,
             "difference_so_far_bytes": MAX_DIFFERENCE_SO_FAR_BYTES,
             "seccomp": seccomp,
+            "script": script,
             "outputs": [(file.path, file.max_bytes) for file in spec.outputs],
             "difference_bytes": MAX_DIFFERENCE_BYTES,
             "repo": spec.repo,
@@ -125,6 +128,20 @@ def launch(
     program = program or supervisor_program()
     stdin = (program, _SIZE.pack(len(header)), header, *spec.files)
     return Launch(command=supervisor_command(python, program), stdin=stdin, nonce=nonce)
+
+
+def without_program(launch: Launch) -> Launch:
+    """What is left to write to a supervisor that is loaded already."""
+    return msgspec.structs.replace(launch, stdin=launch.stdin[1:])
+
+
+def script_of(command: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """Options of the interpreter, and script with arguments, of ``python3 [-I] script …``; None: another command."""
+    if command[:1] != ("python3",):
+        return None
+    options = ("-I",) if command[1:2] == ("-I",) else ()
+    script = tuple(command[1 + len(options) :])
+    return (options, script) if script and not script[0].startswith("-") else None
 
 
 class ReplyReader:

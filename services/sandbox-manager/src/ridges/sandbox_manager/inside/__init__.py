@@ -14,6 +14,8 @@ _MODULES = (
     *("live_log", "snapshots", "supervisor"),
 )
 """In the order of their imports."""
+_FORK_SERVER = ("prepared", "confining", "fork_server")
+"""After them, in the program that runs outside of sandboxes and becomes one with each fork."""
 
 _BOOT = (
     "import marshal,os,sys\n"
@@ -47,20 +49,44 @@ _MARSHAL_VERSION = 2
 @cache
 def supervisor_program() -> bytes:
     """The supervisor for any interpreter: the first thing to write to the stdin of ``supervisor_command``."""
+    return _program(_MODULES)
+
+
+def fork_server_program() -> bytes:
+    """The fork server for any interpreter, likewise for ``fork_server_command``."""
+    return _program((*_MODULES, *_FORK_SERVER))
+
+
+def _program(modules: tuple[str, ...]) -> bytes:
     here = Path(__file__).parent
-    texts = {f"{__name__}.{name}": (here / f"{name}.py").read_text() for name in _MODULES}
+    texts = {f"{__name__}.{name}": (here / f"{name}.py").read_text() for name in modules}
     return marshal.dumps(texts, _MARSHAL_VERSION)
 
 
-def compiled_supervisor_program(python: Path) -> bytes:
+def compiled(program: bytes, python: Path) -> bytes:
     """The same, compiled by and for one interpreter: saves 8 ms a start. Raises what ``subprocess.run`` raises."""
     command = [str(python), "-I", "-S", "-E", "-c", _COMPILE]
-    return subprocess.run(command, input=supervisor_program(), capture_output=True, timeout=20, check=True).stdout
+    return subprocess.run(command, input=program, capture_output=True, timeout=20, check=True).stdout
 
 
 def supervisor_command(python: str = "python3", program: bytes | None = None) -> tuple[str, ...]:
     """Program and arguments of the sandbox's PID 1, for an interpreter inside the sandbox."""
     return (python, "-I", "-S", "-E", "-B", "-c", _BOOT, str(len(program or supervisor_program())))
+
+
+def fork_server_command(
+    python: str, options: tuple[str, ...], program: bytes, socket: int, modules: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Program and arguments of a fork server.
+
+    Args:
+        python: an interpreter.
+        options: of it, as for what will be forked.
+        program: what will be written to its stdin.
+        socket: its end of the control socket.
+        modules: to have loaded; with none it prepares no commands.
+    """
+    return (python, *options, "-c", _BOOT, str(len(program)), str(socket), *modules)
 
 
 def agent_runner_source() -> bytes:

@@ -26,7 +26,10 @@ from ridges.sandbox_manager.inside.workspace import read_output, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
+
+    from ridges.sandbox_manager.inside.prepared import Prepared
 
     Header = dict[str, Any]
 
@@ -93,9 +96,16 @@ class Command:
     """The program nobody trusts, from start to end."""
 
     def __init__(
-        self, header: Header, poller: Poller, control: Stdin, live: LiveLog | None, snapshots: Snapshots | None
+        self,
+        header: Header,
+        poller: Poller,
+        control: Stdin,
+        live: LiveLog | None,
+        snapshots: Snapshots | None,
+        prepared: Prepared | None,
     ) -> None:
         self.log = Log(header["log_bytes"])
+        self._prepared = prepared if header["script"] else None
         self._live = live
         self._snapshots = snapshots
         self.exit_code: int | None = None
@@ -107,15 +117,13 @@ class Command:
 
     def run(self, environment: dict[str, str], forwarder: Forwarder | None) -> None:
         """Returns when it has exited, or must not go on; its processes may still be there."""
-        pipe, write_end = os.pipe()
-        os.set_blocking(pipe, False)
         child_ended, wake = os.pipe()
         os.set_blocking(wake, False)
         _signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         _signal.signal(_signal.SIGCHLD, lambda *_: None)
         started = time.monotonic()
-        pid = self._start(write_end, environment)
-        os.close(write_end)
+        pid, pipe = self._start(environment)
+        os.set_blocking(pipe, False)
         self._poller.watch(pipe, READ, lambda _: self._pump(pipe))
         self._poller.watch(child_ended, READ, lambda _: self._reap(pid, child_ended))
         self._poller.watch(self._control.fd, READ, lambda _: self._obey())
@@ -176,30 +184,38 @@ class Command:
         except ChildProcessError:
             pass
 
-    def _start(self, write_end: int, environment: dict[str, str]) -> int:
+    def _start(self, environment: dict[str, str]) -> tuple[int, int]:
+        """Its pid, and what it writes."""
+        task = {name: self._header[name] for name in ("rlimits", "workspace", "seccomp", "script", "command")}
+        if self._prepared:
+            return self._prepared.go({**task, "environment": environment}), self._prepared.output
+        pipe, write_end = os.pipe()
         pid = os.fork()
         if pid:
-            return pid
+            os.close(write_end)
+            return pid, pipe
+        command = self._header["command"]
         try:
-            self._become(write_end, environment)
+            become(write_end, task)
+            os.execvpe(command[0], command, environment)  # noqa: S606  # as asked
         except BaseException as error:
-            os.write(2, f"cannot start {self._header['command'][0]!r}: {error}\n".encode("utf-8", "replace"))
+            os.write(2, f"cannot start {command[0]!r}: {error}\n".encode("utf-8", "replace"))
         os._exit(127)
 
-    def _become(self, write_end: int, environment: dict[str, str]) -> None:
-        os.setsid()
-        os.dup2(write_end, 1)
-        os.dup2(write_end, 2)
-        _signal.set_wakeup_fd(-1)
-        for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGCHLD):
-            _signal.signal(number, _signal.SIG_DFL)
-        be_first_to_die()
-        limit(self._header["rlimits"])
-        os.chdir(self._header["workspace"])
-        command = self._header["command"]
-        if self._header["seccomp"]:
-            filter_calls(self._header["seccomp"])
-        os.execvpe(command[0], command, environment)  # noqa: S606  # as asked
+
+def become(output: int, task: Mapping[str, Any]) -> None:
+    """All that makes this process the command's, but its program: session, output, signals, limits, directory."""
+    os.setsid()
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    _signal.set_wakeup_fd(-1)
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGCHLD):
+        _signal.signal(number, _signal.SIG_DFL)
+    be_first_to_die()
+    limit(task["rlimits"])
+    os.chdir(task["workspace"])
+    if task["seccomp"]:
+        filter_calls(task["seccomp"])
 
 
 def _temporary() -> str:
@@ -288,7 +304,7 @@ def as_json(value: Any) -> str:
     return repr(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _run(control: Stdin, frames: Frames, written: Written) -> None:
+def _run(control: Stdin, frames: Frames, written: Written, prepared: Prepared | None) -> None:
     (size,) = struct.unpack(">I", control.exactly(4))
     own_cpu_s = -cpu_s()
     header: Header = eval(control.exactly(size))  # noqa: S307  # a literal, trusted as this program is: it came the same way
@@ -307,7 +323,7 @@ def _run(control: Stdin, frames: Frames, written: Written) -> None:
     outbox = Outbox(frames.fd, poller)
     live = LiveLog(outbox) if header["live_log"] else None
     snapshots = Snapshots(base, header, poller, outbox) if base and header["difference_every_s"] else None
-    command = Command(header, poller, control, live, snapshots)
+    command = Command(header, poller, control, live, snapshots, prepared)
     written.start()
     own_cpu_s, before_s = own_cpu_s + cpu_s(), cpu_s(resource.RUSAGE_CHILDREN)
     command.run(environment, forwarder)
@@ -353,7 +369,7 @@ def _await_dismissal(control: Stdin) -> None:
         poller.poll(max(0.0, give_up_at - time.monotonic()))
 
 
-def main() -> None:
+def main(prepared: Prepared | None = None) -> None:
     """The whole life of a sandbox."""
     _signal.signal(
         _signal.SIGINT, _signal.SIG_IGN
@@ -365,7 +381,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
         os.dup2(nothing.fileno(), 1)
     try:
-        _run(control, frames, written)
+        _run(control, frames, written, prepared)
         _await_dismissal(control)
     except ManagerGone:
         kill_all()

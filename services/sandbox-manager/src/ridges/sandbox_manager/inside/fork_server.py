@@ -1,0 +1,119 @@
+"""Forks processes that become sandboxes. Runs outside of them, on their interpreter, with what they need loaded.
+
+``python … <size of program> <descriptor of the control socket> <modules to load>``. Each message on the socket
+(SOCK_SEQPACKET) is one order: a dict, marshalled, and the descriptors for stdin, stdout, stderr and info (as bwrap's
+``--info-fd``). The answer is the pid of the sandbox's keeper, and its pidfd. The end of the socket ends it, and with it
+every sandbox. What a sandbox is to do reaches it on its own stdin: this process never knows anything of any task.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal loads enum for 5 ms
+import _socket
+import ctypes
+import gc
+import importlib
+import marshal
+import os
+import pkgutil
+import select
+import struct
+import sys
+
+from ridges.sandbox_manager.inside.confining import keep, seal
+from ridges.sandbox_manager.inside.prepared import Prepared
+from ridges.sandbox_manager.inside.processes import PR_SET_PDEATHSIG, SIGKILL, prctl
+from ridges.sandbox_manager.inside.supervisor import become
+from ridges.sandbox_manager.inside.supervisor import main as supervise
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+MAX_ORDER_BYTES = 1 << 17
+DESCRIPTORS = 4
+PIDFD_OPEN = 434
+NOT_CONFINED = 125
+_DESCRIPTOR = struct.Struct("=i")
+
+
+def main() -> None:
+    """Serve until the manager is gone."""
+    prctl(PR_SET_PDEATHSIG, SIGKILL)
+    control = _socket.socket(fileno=int(sys.argv[2]))
+    modules = sys.argv[3:]
+    if sys.path[:1] == [""]:  # the working directory: for a script it is the script's
+        del sys.path[0]
+    load(modules)
+    gc.collect()
+    gc.freeze()  # a collection in a fork would copy every page
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGCHLD, lambda *_: bury())
+    control.send(b"ready")
+    own_pid = os.getpid()
+    while True:
+        order, ancillary, _, _ = control.recvmsg(MAX_ORDER_BYTES, _socket.CMSG_SPACE(DESCRIPTORS * _DESCRIPTOR.size))
+        if not order:
+            return
+        fds = [_DESCRIPTOR.unpack_from(data, at)[0] for _, _, data in ancillary for at in range(0, len(data), 4)]
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGCHLD])  # none is buried before it is told
+        pid = os.fork()
+        if pid == 0:
+            live(marshal.loads(order), fds, own_pid, loaded=bool(modules))  # noqa: S302  # the manager's
+        answer(control, pid)
+        for fd in fds:
+            os.close(fd)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
+
+
+def load(modules: list[str]) -> None:
+    """Modules of the installation, ``package.*`` with all that it consists of; those that do not load are left."""
+    for name in modules:
+        try:
+            package = importlib.import_module(name.removesuffix(".*"))
+        except Exception:  # noqa: S112  # who needs it finds the same, and says so
+            continue
+        if name.endswith(".*"):
+            parts = [found.name for found in pkgutil.iter_modules(package.__path__)]
+            load([f"{package.__name__}.{part}" for part in parts if part != "__main__"])
+
+
+def bury() -> None:
+    """Keepers that have ended; the manager has seen it by their pidfd."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def answer(control: _socket.socket, pid: int) -> None:
+    pidfd = ctypes.CDLL(None).syscall(PIDFD_OPEN, pid, 0)
+    control.sendmsg([_DESCRIPTOR.pack(pid)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTOR.pack(pidfd))])
+    os.close(pidfd)
+
+
+def live(order: dict[str, Any], fds: list[int], server: int, *, loaded: bool) -> None:
+    """The life of one sandbox, in a process of its own. Never returns."""
+    status = NOT_CONFINED
+    try:
+        for number, fd in enumerate(fds[:3]):
+            os.dup2(fd, number)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+        _signal.signal(_signal.SIGINT, _signal.default_int_handler)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
+        keep(order["uid"], order["steps"], fds[3], server)
+        os.chdir(order["workspace"])
+        os.environ.clear()
+        seal(order["seccomp"])
+        select.select([0], [], [])  # what comes is not read yet: it says that this process is in its control group
+        prepared = Prepared(become) if loaded else None
+        status = 1
+        supervise(prepared)
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:
+        os.write(2, f"fork server: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+    finally:
+        os._exit(status)
