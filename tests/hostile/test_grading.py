@@ -222,6 +222,33 @@ try:
 except OSError:
     pass
 """
+SEVEN = '"test_median.py::test_seven", '
+
+
+async def test_hidden_tests_have_their_conftest_from_the_start_of_the_session():
+    """Hooks that run before anything is collected, and options, are there only for one that pytest saw so early."""
+    conftest = """
+import pytest
+
+def pytest_addoption(parser):
+    parser.addoption("--three", default=3)
+
+def pytest_sessionstart(session):
+    session.config.four = 4
+
+@pytest.fixture
+def seven(request):
+    return request.config.getoption("--three") + request.config.four
+"""
+    test = "\n\ndef test_seven(seven):\n    assert median([seven]) == 7\n"
+    more = {
+        "tests/conftest.py": conftest,
+        "tests/test_median.py": FIX["tests/test_median.py"] + test,
+        "problem.toml": FIX["problem.toml"].replace("pass_to_pass = [", "pass_to_pass = [" + SEVEN),
+    }
+    problem = problem_of(FIX | more)
+    judgement = await grade(problem, problem.reference, in_subprocess)
+    assert (judgement.verdict, judgement.detail) == ("resolved", None)
 
 
 @pytest.mark.parametrize(

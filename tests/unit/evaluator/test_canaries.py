@@ -4,7 +4,7 @@ import pytest
 from grading import CREATE, FIX, git_patch, grade, in_subprocess, problem_of
 
 from ridges.contracts.faults import Cause
-from ridges.evaluator.canaries import canary_file, probe_file
+from ridges.evaluator.canaries import canary_file, probe_file, ways_to_fail
 
 
 def test_canary_names_and_values_are_random():
@@ -144,3 +144,39 @@ async def test_hidden_tests_may_have_helpers_data_and_fixtures_of_their_own():
     problem = problem_of(files)
     judgement = await grade(problem, problem.reference, in_subprocess)
     assert (judgement.verdict, judgement.detail) == ("resolved", None)
+
+
+def failing(source: str, modules: frozenset[str] = frozenset()) -> int:
+    return len(canary_file(ways_to_fail((source,), modules)).must_fail)
+
+
+PLAIN = "from main import f\n\ndef test_x():\n    assert f() == 1\n"
+
+
+def test_tests_that_say_less_have_fewer_canaries():
+    """Each costs a millisecond of every round, and none is worth it for what the tests never do."""
+    known = frozenset({"main"})
+    everything = len(canary_file().must_fail)
+    assert failing(PLAIN, known) < failing(PLAIN + "    # assertIn, approx\n", known) < everything
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "import numpy.testing\n",
+        "from django.test import TestCase\n",
+        "pytest_plugins = ['helpers']\n",
+        "library = pytest.importorskip('library')\n",
+        "class TestX(Base):\n    def test_y(self):\n        self.assertContains(f(), 'x')\n",
+        "def f(:\n",
+    ],
+)
+def test_all_canaries_where_others_may_assert_for_the_tests(more):
+    assert failing(PLAIN + more, frozenset({"main"})) == len(canary_file().must_fail)
+
+
+def test_equality_of_containers_is_watched_where_unittest_hands_over_to_it():
+    """assertEqual of two lists calls assertListEqual."""
+    source = canary_file(ways_to_fail(("import unittest\nself.assertEqual(f(), [1])\n",), frozenset())).source
+    assert "assertListEqual" in source
+    assert "assertDictEqual" in source

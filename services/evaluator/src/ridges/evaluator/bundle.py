@@ -1,5 +1,6 @@
 """What goes into an evaluation sandbox: pristine workspace, vetted patch, hidden tests, grader, plan."""
 
+import re
 import secrets
 from collections.abc import Iterable
 from importlib.resources import files as package_files
@@ -8,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from ridges.contracts.events import SandboxFile
-from ridges.evaluator.canaries import CanaryFile, ProbeFile, canary_file, probe_file
+from ridges.evaluator.canaries import CanaryFile, ProbeFile, canary_file, probe_file, ways_to_fail
 from ridges.evaluator.domain import Plan, Problem, Round, SourceFile
 from ridges.evaluator.patches import VettedPatch
 from ridges.evaluator.problems.tree import moved, pack, unpack
@@ -30,11 +31,12 @@ def make_plan(problem: Problem, patch: VettedPatch | None, timeout_s: int, *, di
     names: dict[str, list[str]] = {}
     for test in problem.expected:
         names.setdefault(test.id.partition("::")[0], []).append(test.id)
-    rounds = [_round("tests", (file,), ids, {}) for file, ids in names.items()]
+    ways = _ways_to_fail(problem)
+    rounds = [_round("tests", (file,), ids, {}, ways) for file, ids in names.items()]
     if problem.probes:
-        rounds += _probe_round(problem, names)
+        rounds += _probe_round(problem, names, ways)
     if discover:
-        rounds.append(_round("discovery", names, names, {}))
+        rounds.append(_round("discovery", names, names, {}, ways))
     return Plan(
         nonce=secrets.token_hex(32),
         problem_id=problem.problem_id,
@@ -48,8 +50,20 @@ def make_plan(problem: Problem, patch: VettedPatch | None, timeout_s: int, *, di
     )
 
 
-def _round(kind: RoundKind, files: Iterable[str], select: Iterable[str], replaced: dict[str, str]) -> Round:
-    canaries: CanaryFile = canary_file()
+def _ways_to_fail(problem: Problem) -> frozenset[str]:
+    """How the hidden tests can fail, by the words of all that lies beside them."""
+    sources = [file.content.decode("utf-8", "replace") for name, file in problem.tests.items() if name.endswith(".py")]
+    own = set(problem.tests)
+    for root in problem.python_path:
+        prefix = f"{root}/" if root else ""
+        own |= {name[len(prefix) :] for name in problem.workspace if name.startswith(prefix)}
+    return ways_to_fail(tuple(sources), frozenset(re.split("[/.]", name, maxsplit=1)[0] for name in own))
+
+
+def _round(
+    kind: RoundKind, files: Iterable[str], select: Iterable[str], replaced: dict[str, str], ways: frozenset[str]
+) -> Round:
+    canaries: CanaryFile = canary_file(ways)
     return Round(
         kind=kind,
         folder=f"t{secrets.token_hex(6)}",
@@ -63,7 +77,7 @@ def _round(kind: RoundKind, files: Iterable[str], select: Iterable[str], replace
     )
 
 
-def _probe_round(problem: Problem, names: dict[str, list[str]]) -> list[Round]:
+def _probe_round(problem: Problem, names: dict[str, list[str]], ways: frozenset[str]) -> list[Round]:
     """One round of probes over all test files; empty when no hidden test is fit."""
     probes: dict[str, ProbeFile] = {}
     for file, ids in names.items():
@@ -74,7 +88,7 @@ def _probe_round(problem: Problem, names: dict[str, list[str]]) -> list[Round]:
     if not probes:
         return []
     select = [f"{file}::{test}" for file, probe in probes.items() for test in probe.tests]
-    return [_round("probes", probes, select, {file: probe.source for file, probe in probes.items()})]
+    return [_round("probes", probes, select, {file: probe.source for file, probe in probes.items()}, ways)]
 
 
 def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> bytes:

@@ -1,15 +1,19 @@
 """Tests of known outcome that run beside the hidden ones: code that bends the test run bends them too.
 
-Two kinds. *Canaries* fail or pass by construction, one per way in which hidden tests can fail. *Probes* are hidden
-tests whose expected value was replaced by a random one: they must fail with every honest solution, and pass when the
-results of the patched code are "equal" to anything.
+Two kinds. *Canaries* fail or pass by construction, one per way in which these hidden tests can fail. *Probes* are
+hidden tests whose expected value was replaced by a random one: they must fail with every honest solution, and pass when
+the results of the patched code are "equal" to anything.
 """
 
 import ast
 import copy
 import random
+import re
 import secrets
-from collections.abc import Iterator
+import sys
+import unittest
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 import msgspec
 
@@ -46,6 +50,55 @@ _MUST_PASS_METHODS = {
 }
 
 
+_SAID_BY = {
+    "expected": "raises", "near": "approx", "failed": "fail",
+    "unequal": "assertNotEqual", "false": "assertFalse", "member": "assertIn", "identity": "assertIs",
+    "none": "assertIsNone", "almost": "assertAlmostEqual", "lists": "assert(?:List|Sequence)?Equal",
+    "dicts": "assert(?:Dict)?Equal", "greater": "assertGreater", "type": "assertIsInstance",
+    "message": "assertRaisesRegex",
+}  # fmt: skip
+"""Ways to fail -> what tests must say for it. The others are always tried."""
+ALL_WAYS = frozenset(_SAID_BY)
+_BRINGS_WHAT_IS_NOT_SEEN = re.compile(r"\b(?:importorskip|import_module|__import__|pytest_plugins)\b")
+
+
+@lru_cache(maxsize=32)
+def ways_to_fail(sources: tuple[str, ...], modules: frozenset[str]) -> frozenset[str]:
+    """The ways to fail that hidden tests name anywhere, in a comment even.
+
+    All of them where the tests import what may assert in their place, or assert what unittest itself does not know.
+
+    Args:
+        sources: every Python file beside the tests, the tests included.
+        modules: top-level names of the code under test and of these files: what of it asserts is no secret of ours.
+    """
+    ways: set[str] = set()
+    known = {"pytest", *sys.stdlib_module_names, *modules}
+    for source in sources:
+        try:
+            imported = _imported(ast.parse(source))
+        except (SyntaxError, ValueError):
+            return ALL_WAYS
+        named = re.findall(r"\bassert[A-Z]\w*", source)
+        if imported - known or _BRINGS_WHAT_IS_NOT_SEEN.search(source):
+            return ALL_WAYS
+        if not all(hasattr(unittest.TestCase, name) for name in named):
+            return ALL_WAYS
+        ways.update(way for way, said in _SAID_BY.items() if re.search(rf"\b(?:{said})s?\b", source))
+    return frozenset(ways)
+
+
+def _imported(module: ast.Module) -> set[str]:
+    """Top-level names of the modules that are imported by name."""
+    found: set[str] = set()
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import):
+            found.update(alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
 class CanaryFile(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     must_pass: tuple[str, ...]
@@ -53,19 +106,23 @@ class CanaryFile(msgspec.Struct, frozen=True, kw_only=True):
     must_fail: tuple[str, ...]
 
 
-def canary_file() -> CanaryFile:
-    """A test file with random names and values; every call gives another."""
+def canary_file(ways: frozenset[str] = ALL_WAYS) -> CanaryFile:
+    """A test file with random names and values; every call gives another.
+
+    Args:
+        ways: what ``ways_to_fail`` said of the tests that it is put beside.
+    """
     must_pass: list[str] = []
     must_fail: list[str] = []
     functions, methods = [], []
     owner = f"Test{secrets.token_hex(4)}"
     for bodies, names in ((_MUST_FAIL, must_fail), (_MUST_PASS, must_pass)):
-        for body in bodies.values():
+        for body in _wanted(bodies, ways):
             name = f"test_{secrets.token_hex(4)}"
             names.append(name)
             functions.append(f"def {name}():\n    {_filled(body)}\n")
     for bodies, names in ((_MUST_FAIL_METHODS, must_fail), (_MUST_PASS_METHODS, must_pass)):
-        for body in bodies.values():
+        for body in _wanted(bodies, ways):
             name = f"test_{secrets.token_hex(4)}"
             names.append(f"{owner}::{name}")
             methods.append(f"    def {name}(self):\n        {_filled(body)}\n")
@@ -73,6 +130,10 @@ def canary_file() -> CanaryFile:
     source = "import unittest\n\nimport pytest\n\n\n" + "\n\n".join(functions)
     source += f"\n\nclass {owner}(unittest.TestCase):\n" + "\n".join(methods)
     return CanaryFile(source=source, must_pass=tuple(must_pass), must_fail=tuple(must_fail))
+
+
+def _wanted(bodies: Mapping[str, str], ways: frozenset[str]) -> list[str]:
+    return [body for way, body in bodies.items() if way in ways or way not in _SAID_BY]
 
 
 def _filled(body: str) -> str:

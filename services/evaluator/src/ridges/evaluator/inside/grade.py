@@ -18,6 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 MAX_JUNIT_BYTES = 8 * 1024 * 1024
+ROOT = "round-now"
+"""Folder of the hidden tests, while they run."""
+PYTEST_INI = "[pytest]\n"
+"""What the orders name is collected whatever it is called."""
 
 
 def load(name: str) -> types.ModuleType:
@@ -47,11 +51,11 @@ def run_round(
     repository.write_tree(tests, root / part["folder"])
     repository.write_tree({name: source.encode() for name, source in part["replaced"].items()}, root / part["folder"])
     repository.write_tree({part["canary_file"]: part["canary_source"].encode()}, root)
-    (root / "pytest.ini").write_text("[pytest]\n")  # what the orders name is collected whatever it is called
+    (root / "pytest.ini").write_text(PYTEST_INI)
     paths = [str(root / part["folder"])] + [str(path) for path in tree.roots]
     junit = root / "junit.xml"
     orders = {
-        "path": paths, "root": str(root), "config": str(root / "pytest.ini"), "junit": str(junit),
+        "path": paths, "root": str(root), "unseen": part["kind"] == "probes",
         "files": [str(root / part["folder"] / name) for name in part["files"]] + [str(root / part["canary_file"])],
         "ids": [f"{part['folder']}/{test}" for test in part["select"]],
         "whole_files": [part["canary_file"]]
@@ -116,12 +120,12 @@ def grade(
     report["applied"] = True  # from here on, code of the patch runs: whatever breaks now is not our fault
     used: dict[str, float] = {}
     failed = False
-    for number, part in enumerate(plan["rounds"]):
+    for part in plan["rounds"]:
         if part["kind"] == "probes" and failed:
             report["rounds"].append({"exit_code": None})
             continue
         left = plan["timeout_s"] - used.get(part["kind"], 0.0)
-        outcome = run_round(part, grading / f"round-{number}", tree, tests, processes, left)
+        outcome = run_round(part, grading / ROOT, tree, tests, processes, left)
         failed = failed or (part["kind"] == "tests" and has_failures(part, outcome))
         used[part["kind"]] = used.get(part["kind"], 0.0) + outcome["duration_s"]
         report["rounds"].append(outcome)
@@ -130,13 +134,22 @@ def grade(
 
 def main() -> None:
     sandbox = Path(__file__).resolve().parent.parent
-    trouble = None
-    processes = pytest_processes.TestProcesses((sandbox / "grading" / "run_tests.py").read_text())
+    grading = sandbox / "grading"
+    processes = pytest_processes.TestProcesses((grading / "run_tests.py").read_text())
     try:
         pytest_processes.seal()
-        processes.prepare(int((sandbox / "grading" / "rounds").read_text()))
+        root = grading / ROOT
+        root.mkdir()
+        (root / "pytest.ini").write_text(PYTEST_INI)
+        ready = None if any("conftest.py" in files for _, _, files in os.walk(str(grading / "tests"))) else root
+        rounds = int((grading / "rounds").read_text())
+        processes.prepare(rounds, ready, sandbox / "repo", lambda: grade_and_report(sandbox, processes, None))
     except (pytest_processes.GraderFailed, OSError) as error:
-        trouble = error
+        grade_and_report(sandbox, processes, error)
+
+
+def grade_and_report(sandbox: Path, processes: pytest_processes.TestProcesses, trouble: Exception | None) -> None:
+    """From the plan to the report; the first that knows what code of the patch must not know."""
     plan_path = sandbox / "grading" / "plan.json"
     plan = json.loads(plan_path.read_bytes())
     plan_path.unlink()

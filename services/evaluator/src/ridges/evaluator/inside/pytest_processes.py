@@ -19,9 +19,13 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import types
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MAX_PREPARED = 4
 PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 4, 36
@@ -58,15 +62,21 @@ def end_descendants(spare: frozenset[int] = frozenset()) -> None:
 
 def children_of(parent: int) -> list[int]:
     found = []
-    for path in Path("/proc").iterdir():
-        if path.name.isdigit():
-            try:
-                fields = (path / "stat").read_bytes().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == parent:
-                found.append(int(path.name))
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb", buffering=0) as stream:
+                fields = stream.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(name))
     return found
+
+
+def environment() -> dict[str, str]:
+    """What of the sandbox's environment is the tests' too, and what pytest must find there."""
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG", "TZ") if name in os.environ}
+    return {**kept, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONUNBUFFERED": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
 
 
 class TestProcesses:
@@ -78,34 +88,60 @@ class TestProcesses:
         self._runner = runner
         self._waiting: list[tuple[int, int]] = []
 
-    def prepare(self, count: int) -> None:
-        """Call once, before this process knows anything that code of the patch must not know."""
+    def prepare(self, count: int, root: Path | None, folder: Path, go_on: Callable[[], None]) -> None:
+        """Calls ``go_on`` when the processes wait. Call it before this one knows what code of the patch must not know.
+
+        Args:
+            count: how many there will be.
+            root: where the tests are going to be; None where pytest must see them before it is ready to collect.
+            folder: the processes' working directory.
+            go_on: the rest of the grader. It is called from within pytest: to get out of it would take 5 ms.
+
+        Raises:
+            GraderFailed: pytest is not installed.
+        """
         if importlib.util.find_spec("pytest") is None:
             raise GraderFailed(f"pytest is not installed for {sys.executable} in the sandbox image")
+        own = environment()
+        os.environ.clear()
+        os.environ.update(own)
         module = types.ModuleType("run_tests")
         exec(compile(self._runner, "<run_tests>", "exec"), module.__dict__)  # noqa: S102 - our own source
         gc.disable()  # nothing of all this is ever garbage
         module.import_pytest()
+        if root is not None and folder.is_dir():
+            module.get_ready(str(root), lambda: self._fork_or(count, module, go_on))
+        module.run(self._fork_or(count, module, go_on))
+
+    def _fork_or(self, count: int, module: Any, go_on: Callable[[], None]) -> dict[str, Any]:
+        """The orders of a test process; in the grader it calls ``go_on`` and ends the process."""
         gc.freeze()
         gc.enable()
         for _ in range(min(count, MAX_PREPARED)):
             orders, write_end = os.pipe()
             pid = os.fork()
             if pid == 0:
-                module.run_forked(orders)
+                others = [write_end, *(waiting for _, waiting in self._waiting)]
+                return dict(module.await_orders(orders, others))
             os.close(orders)
             self._waiting.append((pid, write_end))
+        status = 1
+        try:
+            go_on()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
 
     def run(
         self, orders: dict[str, Any], python_path: list[str], folder: Path, timeout_s: float
     ) -> tuple[int | None, bool]:
         """(Exit code, whether it was ended because its time was over). Afterwards only waiting ones are left."""
-        kept = ("PATH", "HOME", "TMPDIR", "LANG", "TZ")
-        environment = {name: os.environ[name] for name in kept if name in os.environ}
-        environment.update(PYTHONPATH=os.pathsep.join(python_path), PYTHONDONTWRITEBYTECODE="1", PYTHONUNBUFFERED="1",
-                           PYTEST_DISABLE_PLUGIN_AUTOLOAD="1")  # fmt: skip
         sys.stdout.flush()
-        told = json.dumps({**orders, "environment": environment, "folder": str(folder)}).encode()
+        env = {**environment(), "PYTHONPATH": os.pathsep.join(python_path)}
+        told = json.dumps({**orders, "environment": env, "folder": str(folder)}).encode()
         give_up_at = time.monotonic() + max(timeout_s, 1)
         pid, orders_fd = self._waiting.pop(0) if self._waiting else self._start()
         try:

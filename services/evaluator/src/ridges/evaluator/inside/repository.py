@@ -12,16 +12,29 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_MESSAGE_CHARS = 4000
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:
     tree = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not path.is_symlink():
-            tree[path.relative_to(folder).as_posix()] = path.read_bytes()
+    for entry in entries_below(str(folder)):
+        if entry.is_file(follow_symlinks=False):
+            with open(entry.path, "rb") as stream:
+                tree[os.path.relpath(entry.path, str(folder))] = stream.read()
     return tree
+
+
+def entries_below(folder: str) -> Iterator[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry
+            if entry.is_dir(follow_symlinks=False):
+                yield from entries_below(entry.path)
 
 
 def write_tree(tree: dict[str, bytes], folder: Path) -> None:
@@ -78,9 +91,10 @@ class Repository:
             return "git apply took longer than 60 s"
         if done.returncode != 0:
             return done.stdout.decode("utf-8", "replace").strip()[:MAX_MESSAGE_CHARS] or "git apply failed silently"
-        for path in self.folder.rglob("*"):
-            if stat.S_IFMT(path.lstat().st_mode) not in (stat.S_IFREG, stat.S_IFDIR):
-                return f"{path.relative_to(self.folder)} is neither a file nor a folder after the patch"
+        for entry in entries_below(str(self.folder)):
+            if not entry.is_file(follow_symlinks=False) and not entry.is_dir(follow_symlinks=False):
+                where = os.path.relpath(entry.path, str(self.folder))
+                return f"{where} is neither a file nor a folder after the patch"
         return None
 
     def put_back_infrastructure(self) -> list[str]:
@@ -102,10 +116,11 @@ class Repository:
 def modules_in(root: Path) -> dict[str, list[Path]]:
     """Top-level modules and packages below an import root: name -> paths."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(root.iterdir()) if root.is_dir() else ():
-        is_package = path.is_dir() and any(path.glob("__init__.*"))
+    for name in sorted(os.listdir(root)) if root.is_dir() else ():
+        path = root / name
+        is_package = path.is_dir() and any(inner.startswith("__init__.") for inner in os.listdir(path))
         if is_package or path.suffix in (".py", ".pyc", ".so"):
-            found.setdefault(path.name.partition(".")[0], []).append(path)
+            found.setdefault(name.partition(".")[0], []).append(path)
     return found
 
 

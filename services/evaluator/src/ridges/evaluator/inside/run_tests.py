@@ -20,9 +20,11 @@ import unittest
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 PR_SET_DUMPABLE = 4
+UNUSED_PLUGINS = ("cacheprovider", "doctest", "pastebin", "setuponly", "setupplan", "stepwise")
+"""Of pytest's own: what only its command line asks for, and what would leave something behind."""
 UNUSED = ("__main__", "unittest.async_case", "unittest.mock")
 """The last two load asyncio and ssl, a fifth of the time of all; pytest itself does not need them."""
 
@@ -49,12 +51,12 @@ class NoColours(types.ModuleType):
                 del sys.modules[name]
 
 
-def import_pytest() -> Any:
+def import_pytest() -> None:
     """Pytest with all its modules, so that nothing in the repository can stand in for one of them."""
     with NoColours.instead():
         import _pytest  # noqa: PLC0415 - after the orders were read
         import pluggy  # noqa: PLC0415
-        import pytest  # noqa: PLC0415
+        import pytest  # noqa: PLC0415, F401
 
     for package in (_pytest, pluggy, unittest):
         for module in pkgutil.iter_modules(package.__path__, package.__name__ + "."):
@@ -63,16 +65,24 @@ def import_pytest() -> Any:
                     importlib.import_module(module.name)
                 except Exception:  # noqa: S112 - an optional part that lacks its own dependency
                     continue
-    return pytest
+    with contextlib.suppress(Exception):  # it is no promise of pytest's
+        sys.modules["_pytest.junitxml"].bin_xml_escape("")  # compiles an expression that takes 4 ms
 
 
 class Selection:
     """Lets only the asked tests run: exact ids, all parameters of a name without brackets, whole canary files."""
 
-    def __init__(self, ids: list[str], whole_files: list[str]) -> None:
-        self.ids = frozenset(ids)
-        self.whole_files = frozenset(whole_files)
+    def __init__(self) -> None:
+        self.ids: frozenset[str] = frozenset()
+        self.whole_files: frozenset[str] = frozenset()
+        self.unseen = False
         self.config: Any = None
+        self._loaded: frozenset[str] = frozenset()
+
+    def ask(self, orders: dict[str, Any]) -> None:
+        """Call before the tests are collected."""
+        self.ids, self.whole_files = frozenset(orders["ids"]), frozenset(orders["whole_files"])
+        self.unseen = orders["unseen"]
         self._loaded = frozenset(sys.modules)
 
     def pytest_configure(self, config: Any) -> None:
@@ -87,56 +97,133 @@ class Selection:
 
     def _tell_inspect(self) -> None:
         """Where the modules under test come from. At the first failure it would look for that in all modules."""
-        for name, module in list(sys.modules.items()):
+        for name in sys.modules.keys() - self._loaded:
+            module = sys.modules[name]
             file = vars(module).get("__file__") if isinstance(module, types.ModuleType) else None
-            if name not in self._loaded and isinstance(file, str):
+            if isinstance(file, str):
                 inspect.modulesbyfile[file] = name
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         """Of a canary nobody wants to see the source that failed, which takes longer to find than the test to run."""
         assert self.config is not None
-        self.config.option.tbstyle = "line" if nodeid.partition("::")[0] in self.whole_files else "short"
+        self.config.option.tbstyle = "line" if self._is_unseen(nodeid) else "short"
+
+    def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
+        """Canaries and probes are in the report, and nothing of them in what the terminal shows."""
+        return ("", "", "") if self._is_unseen(report.nodeid) else None
+
+    def _is_unseen(self, node_id: str) -> bool:
+        return self.unseen or self._is_in_whole_file(node_id)
+
+    def _is_in_whole_file(self, node_id: str) -> bool:
+        return node_id.partition("::")[0] in self.whole_files
 
     def _is_asked(self, node_id: str) -> bool:
-        whole, file = node_id.partition("[")[0], node_id.partition("::")[0]
-        return node_id in self.ids or whole in self.ids or file in self.whole_files
+        return node_id in self.ids or node_id.partition("[")[0] in self.ids or self._is_in_whole_file(node_id)
+
+
+class Ending:
+    """Ends the process when the report is written: pytest would undo what it set up, and collect garbage five times."""
+
+    def pytest_sessionfinish(self, session: Any) -> Iterator[None]:
+        result: Any = yield
+        if result.excinfo is None:
+            leave(session.exitstatus)
+
+
+class Readiness:
+    """Asks for orders when pytest is ready to collect; the session goes on with what they name."""
+
+    def __init__(self, selection: Selection, await_orders: Callable[[], dict[str, Any]]) -> None:
+        self._selection = selection
+        self._await_orders = await_orders
+
+    def pytest_sessionstart(self, session: Any) -> None:
+        orders = self._await_orders()
+        capture = session.config.pluginmanager.getplugin("capturemanager")
+        capture.stop_global_capturing()  # its files are shared by all that were forked
+        capture.start_global_capturing()
+        capture.suspend_global_capture()
+        session.config.args[:] = orders["files"]
+        self._selection.ask(orders)
+
+
+def leave(code: int) -> None:
+    """Exit handlers of the patched code would otherwise run after the report was written."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(code))
+
+
+def run_pytest(root: str, paths: list[str], plugins: list[Any]) -> int:
+    """Pytest's exit status, if it returns: ``Ending`` is there before."""
+    import pytest  # noqa: PLC0415 - after the orders were read
+
+    pytest.hookimpl(hookwrapper=True, tryfirst=True)(Ending.pytest_sessionfinish)
+    pytest.hookimpl(trylast=True)(Readiness.pytest_sessionstart)
+    sys.argv[0] = "pytest"
+    arguments = [
+        "-c", f"{root}/pytest.ini", "--rootdir", root, "--confcutdir", root,
+        *(f"-pno:{plugin}" for plugin in UNUSED_PLUGINS),
+        "--import-mode=importlib", "--continue-on-collection-errors", "--junit-xml", f"{root}/junit.xml",
+        "-o", "junit_family=xunit1", "--color=no", "-q", "--tb=short",
+    ]  # fmt: skip
+    return int(pytest.main([*arguments, *paths], plugins=[*plugins, Ending()]))
+
+
+def run(orders: dict[str, Any]) -> None:
+    """Never returns."""
+    selection = Selection()
+    selection.ask(orders)
+    leave(run_pytest(orders["root"], orders["files"], [selection]))
+
+
+def get_ready(root: str, await_orders: Callable[[], dict[str, Any]]) -> None:
+    """Brings pytest to where it wants to know the tests, which takes a third of a round, and there asks for orders.
+
+    ``await_orders`` forks, and does not return in the grader. This returns when pytest does not get that far.
+    """
+    grader = os.getpid()
+    selection, code = Selection(), 3
+    try:
+        code = run_pytest(root, [root], [selection, Readiness(selection, await_orders)])
+    except Exception as error:
+        os.write(2, f"test process: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+    finally:
+        if os.getpid() != grader:
+            os._exit(code)
+
+
+def take(orders: dict[str, Any]) -> dict[str, Any]:
+    """The orders, where they were told to be carried out."""
+    os.environ.update(orders["environment"])
+    os.chdir(orders["folder"])
+    sys.path[0:0] = orders["path"]
+    return orders
+
+
+def await_orders(descriptor: int, others: Iterable[int]) -> dict[str, Any]:
+    """In a child of the grader, which has pytest loaded: wait, knowing nothing. ``others`` are the grader's."""
+    try:
+        os.setsid()
+        for other in others:
+            os.close(other)
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        select.select([descriptor], [], [])
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # the grader is not, and while waiting we are not
+        with os.fdopen(descriptor, "rb") as stream:
+            return take(json.loads(stream.read()))
+    except BaseException as error:
+        os.write(2, f"test process: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
+        os._exit(3)
 
 
 def main() -> None:
     orders = json.load(sys.stdin)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
-    os.environ.update(orders["environment"])
-    os.chdir(orders["folder"])
-    pytest = import_pytest()
-    sys.argv[0] = "pytest"
-    sys.path[0:0] = orders["path"]
-    arguments = [
-        "-c", orders["config"], "--rootdir", orders["root"], "--confcutdir", orders["root"], "-p", "no:cacheprovider",
-        "--import-mode=importlib", "--continue-on-collection-errors", "--junit-xml", orders["junit"],
-        "-o", "junit_family=xunit1", "--color=no", "-q", "--tb=short", *orders["files"],
-    ]  # fmt: skip
-    code = pytest.main(arguments, plugins=[Selection(orders["ids"], orders["whole_files"])])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(int(code))  # exit handlers of the patched code would otherwise run after the report was written
-
-
-def run_forked(orders: int) -> None:
-    """In a child of the grader: wait for orders, then go on as if started by ``python -I -c <this source>``."""
-    status = 3
-    try:
-        os.setsid()
-        os.dup2(orders, 0)
-        os.closerange(3, 1024)
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        if select.select([0], [], [])[0]:
-            ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # the grader is not, and while waiting we are not
-            main()
-    except BaseException as error:
-        os.write(2, f"test process: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
-    finally:
-        os._exit(status)
+    import_pytest()
+    run(take(orders))
 
 
 if __name__ == "__main__":
