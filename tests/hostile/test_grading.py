@@ -251,19 +251,31 @@ def seven(request):
     assert (judgement.verdict, judgement.detail) == ("resolved", None)
 
 
+LONG_MESSAGE = """
+
+def roman(number):
+    raise RuntimeError("x" * 4_000_000)
+"""
+
+
 @pytest.mark.parametrize(
     "technology",
     [pytest.param("docker", marks=pytest.mark.docker), pytest.param("bubblewrap", marks=pytest.mark.bubblewrap)],
 )
-async def test_code_that_fills_the_disk_is_not_accused_of_forgery(problem, bubblewrap_works, technology):
-    """Its tests leave no result, for which there is no room; the grader's own report always has some."""
+async def test_code_that_fills_the_disk_gets_the_verdict_it_earned(problem, bubblewrap_works, technology):
+    """The tests' report has room of its own, and the grader's too. A report that is larger than its room says why."""
     if technology == "docker":
         need_agent_image()
-    patch = git_patch(problem, {"main.py": CREATE["solution.py"] + FILLS})
+    sources = (CREATE["solution.py"] + FILLS, FILLS + STUB, FILLS + LONG_MESSAGE)
+    patches = [git_patch(problem, {"main.py": source}) for source in sources]
     small = SandboxLimits(memory_bytes=256 << 20, disk_bytes=16 << 20)
-    (judgement,) = await all_graded_in(technology, problem, [patch], small)
-    assert (judgement.verdict, judgement.cause) == ("unresolved", Cause.EVALUATION_RAISED), judgement.detail
-    assert "test process" in judgement.detail
+    solved, unsolved, lengthy = await all_graded_in(technology, problem, patches, small)
+    assert (solved.verdict, solved.cause) == ("resolved", None), solved.detail
+    assert (unsolved.verdict, unsolved.cause) == ("unresolved", None), unsolved.detail
+    assert [test.status for test in unsolved.tests] == ["fail"] * 4
+    assert all("'?' !=" in test.message for test in unsolved.tests if test.name.endswith(("one", "four", "year")))
+    assert (lengthy.verdict, lengthy.cause) == ("unresolved", Cause.EVALUATION_RAISED)
+    assert "filled their sandbox's disk" in lengthy.detail
 
 
 def test_no_secret_of_the_plan_is_in_the_test_process(problem):

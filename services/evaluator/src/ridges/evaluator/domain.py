@@ -113,6 +113,8 @@ class RoundReport(msgspec.Struct, frozen=True, kw_only=True):
     duration_s: float = 0.0
     junit: str | None = None
     junit_problem: str | None = None
+    disk_full: bool = False
+    """Next to nothing was left of the sandbox's disk when the process had ended."""
 
 
 class GraderReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -154,13 +154,19 @@ def _trusted_cases(part: Round, seen: RoundReport, exit_facts: ExitFacts) -> dic
     if seen.exit_code != _TESTS_FAILED:
         if exit_facts.out_of_memory:
             raise _Suspect(Cause.EVALUATION_OUT_OF_MEMORY, f"{where}: the tests ran out of memory")
-        raise _Suspect(Cause.EVALUATION_RAISED, f"{where}: the test process ended with {_status(seen.exit_code)}")
+        detail = f"{where}: the test process ended with {_status(seen.exit_code)}{_if_full(seen)}"
+        raise _Suspect(Cause.EVALUATION_RAISED, detail)
     if seen.junit is None:
-        detail = f"{where}: the test process ended without a report ({seen.junit_problem or 'nothing there'})"
+        why = seen.junit_problem or "nothing there"
+        detail = f"{where}: the test process ended without a report ({why}){_if_full(seen)}"
         raise _Suspect(Cause.EVALUATION_RAISED, detail)
     cases = _parse(seen.junit, where)
     _check_canaries(part, cases, where)
     return cases
+
+
+def _if_full(seen: RoundReport) -> str:
+    return "; they had filled their sandbox's disk (a larger one: disk_mib, --disk)" if seen.disk_full else ""
 
 
 def _status(exit_code: int | None) -> str:

@@ -6,6 +6,7 @@ source of the test process) is in its memory by then and no longer on disk; othe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 MAX_JUNIT_BYTES = 8 * 1024 * 1024
+ROOM_BYTES = 1024 * 1024
+"""What the tests' report has for itself on a disk that they fill."""
 ROOT = "round-now"
 """Folder of the hidden tests, while they run."""
 PYTEST_INI = "[pytest]\n"
@@ -61,6 +64,7 @@ def run_round(
         "whole_files": [part["canary_file"]]
         + [f"{part['folder']}/{name}" for name in part["select"] if "::" not in name],
     }  # fmt: skip
+    hold_room(junit)
     started = time.monotonic()
     code, timed_out = processes.run(orders, paths[1:], tree.folder, timeout_s)
     report: dict[str, Any] = {
@@ -69,8 +73,28 @@ def run_round(
         "duration_s": round(time.monotonic() - started, 3),
     }
     report["junit"], report["junit_problem"] = (None, None) if timed_out else read_junit(junit)
+    report["disk_full"] = is_full(root.parent)
     repository.remove(root)
     return report
+
+
+def hold_room(path: Path) -> None:
+    """Pytest empties the file before it writes, which gives it the room. Nothing of the patch runs while this does."""
+    with contextlib.suppress(OSError), path.open("wb") as stream:
+        os.posix_fallocate(stream.fileno(), 0, min(ROOM_BYTES, free_bytes(path.parent) // 2))
+
+
+def is_full(folder: Path) -> bool:
+    return free_bytes(folder) < ROOM_BYTES // 16
+
+
+def free_bytes(folder: Path) -> int:
+    """0 where the folder is gone."""
+    try:
+        disk = os.statvfs(str(folder))
+    except OSError:
+        return 0
+    return disk.f_bavail * disk.f_frsize
 
 
 def read_junit(path: Path) -> tuple[str | None, str | None]:
@@ -84,6 +108,8 @@ def read_junit(path: Path) -> tuple[str | None, str | None]:
         content = stream.read(MAX_JUNIT_BYTES + 1)
     if len(content) > MAX_JUNIT_BYTES:
         return None, f"larger than {MAX_JUNIT_BYTES} bytes"
+    if not content.strip(b"\0"):
+        return None, "nothing was written"
     return content.decode("utf-8", "replace"), None
 
 
@@ -125,7 +151,11 @@ def grade(
             report["rounds"].append({"exit_code": None})
             continue
         left = plan["timeout_s"] - used.get(part["kind"], 0.0)
-        outcome = run_round(part, grading / ROOT, tree, tests, processes, left)
+        try:
+            outcome = run_round(part, grading / ROOT, tree, tests, processes, left)
+        except OSError:  # no room for the tests themselves, for instance
+            report["rounds"].append({"exit_code": None, "disk_full": is_full(grading)})
+            raise
         failed = failed or (part["kind"] == "tests" and has_failures(part, outcome))
         used[part["kind"]] = used.get(part["kind"], 0.0) + outcome["duration_s"]
         report["rounds"].append(outcome)
