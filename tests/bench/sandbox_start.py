@@ -15,6 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from docker import APIClient
 from docker_images import AGENT_IMAGE
 from sandboxes import sandbox_spec, tar_of
 
@@ -71,13 +72,19 @@ async def bubblewrap() -> None:
 
 
 class RawEngine:
-    """The same flags by plain engine calls, and a command instead of our first process."""
+    """The same flags by plain engine calls of the Docker SDK, and a bare interpreter instead of our first process.
+
+    It makes what any adapter must: image, create, attach, start, wait for its end, remove. Nothing is sent to the
+    interpreter, which does nothing; ours takes in a program, starts the command and hands over a result.
+    """
 
     def __init__(self, sandbox: DockerSandbox, *, network_disabled: bool) -> None:
-        self._ask, self._sandbox, self._network_disabled = sandbox._engine.ask, sandbox, network_disabled
+        self._sandbox, self._network_disabled = sandbox, network_disabled
+        self._api = APIClient(version="auto")
 
     async def run(self) -> None:
-        image = image_of(await self._ask(lambda api: api.inspect_image(AGENT_IMAGE)))
+        api = self._api
+        image = image_of(await asyncio.to_thread(api.inspect_image, AGENT_IMAGE))
         python = ("python3", "-I", "-S", "-c", "")
         config = container_config(
             sandbox_spec("true"), python, image, owner="bench", engine_cpus=2, hosts_file=self._sandbox._hosts(),
@@ -85,11 +92,34 @@ class RawEngine:
         )  # fmt: skip
         config["NetworkDisabled"] = self._network_disabled
         name = f"ridges-bench-{uuid.uuid4()}"
-        created = await self._ask(lambda api: api.create_container_from_config(config, name))
-        async with self._sandbox._engine.attached(name):
-            await self._ask(lambda api: api.start(name))
-            await self._ask(lambda api: api.wait(created["Id"]))
-        await self._ask(lambda api: api.remove_container(name, force=True, v=True))
+        await asyncio.to_thread(api.create_container_from_config, config, name)
+        streams = await asyncio.to_thread(api.attach_socket, name, {"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
+        await asyncio.to_thread(api.start, name)
+        await asyncio.to_thread(api.wait, name)
+        streams._response.close()
+        streams.close()
+        await asyncio.to_thread(lambda: api.remove_container(name, force=True, v=True))
+
+
+class RawCalls:
+    """The same by our own client of the engine: what is left is the supervisor's and the adapter's."""
+
+    def __init__(self, sandbox: DockerSandbox) -> None:
+        self._sandbox, self._engine = sandbox, sandbox._engine
+
+    async def run(self) -> None:
+        image = image_of(await self._engine.image(AGENT_IMAGE))
+        python = ("python3", "-I", "-S", "-c", "")
+        config = container_config(
+            sandbox_spec("true"), python, image, owner="bench", engine_cpus=2, hosts_file=self._sandbox._hosts(),
+            proxy_dir=None, runtime=None,
+        )  # fmt: skip
+        name = f"ridges-bench-{uuid.uuid4()}"
+        await self._engine.create(config, name)
+        async with self._engine.attached(name):
+            await self._engine.start(name)
+            await self._engine.ended(name, 10)
+        await self._engine.remove(name)
 
 
 async def docker() -> None:
@@ -101,6 +131,7 @@ async def docker() -> None:
             {
                 "sandbox": ours(sandbox),
                 "raw engine calls, same flags": RawEngine(sandbox, network_disabled=True).run,
+                "the same by our own client": RawCalls(sandbox).run,
                 "raw engine calls, the engine's network": RawEngine(sandbox, network_disabled=False).run,
                 "docker run --rm, default bridge": program(*run, AGENT_IMAGE, "true"),
                 "docker run --rm, no network": program(*run, "--network", "none", AGENT_IMAGE, "true"),
@@ -108,6 +139,7 @@ async def docker() -> None:
         )
         for ratio, to in (
             ("to raw calls, same flags", "raw engine calls, same flags"),
+            ("to raw calls by our own client", "the same by our own client"),
             ("to raw calls, the engine's network", "raw engine calls, the engine's network"),
             ("to docker run on the bridge", "docker run --rm, default bridge"),
         ):

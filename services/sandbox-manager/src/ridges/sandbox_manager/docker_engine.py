@@ -6,9 +6,8 @@ import io
 import struct
 import tarfile
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
@@ -44,7 +43,7 @@ _MAX_STDERR = 4096
 _MAX_PROGRAM = 1 << 20
 _HEADER = struct.Struct(">BxxxI")
 _STDOUT = 1
-_NOT_FOUND, _CONFLICT = 404, 409
+_BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
 _REMEDY = "look for settings of the Docker Engine that loosen containers (privileged defaults, seccomp off)"
 
 
@@ -79,14 +78,14 @@ class DockerSandbox:
         self._hosts_file = hosts_file
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._at_work: set[str] = set()
-        self._tested = ""
-        """Id of the image that passed the self-test."""
+        self._tested: dict[str | None, str] = {}
+        """Runtime (null = ours) -> id of the image that passed the self-test under it."""
+        self._testing = asyncio.Lock()
         self._compiled: tuple[str, bytes | None] = ("", None)
         """Id of an image, and the supervisor as that image's own interpreter compiled it."""
 
     async def close(self) -> None:
-        """Ends the connections to the engine."""
-        await self._engine.close()
+        """No sandbox may be started afterwards."""
         if self._temporary:
             self._temporary.cleanup()
 
@@ -95,21 +94,34 @@ class DockerSandbox:
             image = await self._image(self._default_image)
         except ImageMissing as error:
             raise SandboxUnavailable(f"the sandbox image {error.image} is not on this machine", error.remedy) from error
-        if self._tested == image.image_id:
-            return
-        left = await passes_self_test(
-            self,
-            _REMEDY,
-            errand=COMPILE_IN_SANDBOX,
-            files=(_tar("supervisor", supervisor_program()),),
-            outputs=(SandboxFile(path=f"{WORKSPACE}/{COMPILED}", max_bytes=_MAX_PROGRAM),),
-        )
-        self._tested, self._compiled = image.image_id, (image.image_id, left.outputs[0].content)
+        await self._self_test(image.image_id, None)
 
     async def admit(self, spec: SandboxSpec) -> None:
-        """See the port. The default image was there at the self-test."""
+        """See the port. The default image was there at the self-test; another runtime must pass one of its own."""
         if spec.image is not None:
             await self._image(spec.image)
+        if runtime := self._other_runtime(spec):
+            await self._self_test((await self._image(self._default_image)).image_id, runtime)
+
+    def _other_runtime(self, spec: SandboxSpec) -> str | None:
+        """The one it asks for when that is not ours."""
+        return spec.limits.runtime if spec.limits.runtime != self._runtime else None
+
+    async def _self_test(self, image_id: str, runtime: str | None) -> None:
+        if self._tested.get(runtime) == image_id:  # waits for nobody's test under another runtime
+            return
+        async with self._testing:
+            if self._tested.get(runtime) == image_id:
+                return
+            left = await passes_self_test(
+                self,
+                _REMEDY,
+                errand=COMPILE_IN_SANDBOX,
+                files=(_tar("supervisor", supervisor_program()),),
+                outputs=(SandboxFile(path=f"{WORKSPACE}/{COMPILED}", max_bytes=_MAX_PROGRAM),),
+                runtime=runtime,
+            )
+            self._tested[runtime], self._compiled = image_id, (image_id, left.outputs[0].content)
 
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         image = await self._image(spec.image or self._default_image)
@@ -123,40 +135,32 @@ class DockerSandbox:
         )
         name = f"ridges-{spec.sandbox_id}"
         self._at_work.add(spec.sandbox_id)
+        ends_itself = False
         try:
-            async with self._running(spec, name, image, started) as (container_id, reader, writer):
-                return spec.told(await self._converse(spec, container_id, started, cancelled, reader, writer))
+            container_id = await self._create(spec, name, image, started)
+            async with self._engine.attached(name) as (reader, writer):  # leaving closes its stdin, which ends it
+                end = await self._converse(spec, container_id, started, cancelled, reader, writer)
+                ends_itself = True
+                return spec.told(end)
         except (SandboxUnavailable, SandboxFailed):
-            self._tested = ""  # an engine that is going still answers what needs no container: check with one
+            # an engine that is going still answers what needs no container: check with one
+            self._tested.pop(self._other_runtime(spec), None)
             raise
         finally:
-            await to_its_end(self._remove(name))
+            await to_its_end(self._remove(name, ends_itself=ends_itself))
             self._at_work.discard(spec.sandbox_id)
 
     async def sweep(self, live: set[str]) -> int:
         before = set(self._at_work)  # what ends while the engine is asked is no leftover
-        ours = {"label": f"{OWNER_LABEL}={self._owner}"}
-        found: list[dict[str, Any]] = await self._engine.ask(lambda api: api.containers(all=True, filters=ours))
+        found = await self._engine.labelled(f"{OWNER_LABEL}={self._owner}")
         keep = live | before | self._at_work
         dead = [container["Id"] for container in found if container["Labels"].get(SANDBOX_LABEL) not in keep]
         for container_id in dead:
             await self._remove(container_id)
         return len(dead)
 
-    @contextlib.asynccontextmanager
-    async def _running(
-        self, spec: SandboxSpec, name: str, image: Image, started: Launch
-    ) -> AsyncIterator[tuple[str, asyncio.StreamReader, asyncio.StreamWriter]]:
-        """The container's id and streams, started. Leaving closes its stdin, at which its supervisor ends it all."""
-        container_id = await self._create(spec, name, image, started)
-        async with self._engine.attached(name) as (reader, writer):
-            try:
-                await self._engine.ask(lambda api: api.start(name))
-            except SandboxUnavailable as error:
-                raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
-            yield container_id, reader, writer
-
     async def _create(self, spec: SandboxSpec, name: str, image: Image, started: Launch) -> str:
+        runtime = spec.limits.runtime or self._runtime
         config = container_config(
             spec,
             started.command,
@@ -165,10 +169,15 @@ class DockerSandbox:
             engine_cpus=self._engine.cpus,
             hosts_file=self._host_path(self._hosts()),
             proxy_dir=self._host_path(spec.proxy_dir) if spec.proxy_dir else None,
-            runtime=spec.limits.runtime or self._runtime,
+            runtime=runtime,
         )
-        created: dict[str, Any] = await self._engine.ask(lambda api: api.create_container_from_config(config, name))
-        return str(created["Id"])
+        try:
+            return await self._engine.create(config, name)
+        except SandboxUnavailable as error:
+            if runtime and "runtime" in error.reason and refused(error) == _BAD_REQUEST:
+                remedy = f"register {runtime} in /etc/docker/daemon.json and reload the engine, or ask for another"
+                raise SandboxUnavailable(error.reason, remedy) from error
+            raise
 
     def _hosts(self) -> Path:
         """Their /etc/hosts, there and complete."""
@@ -192,22 +201,37 @@ class DockerSandbox:
         writer: asyncio.StreamWriter,
     ) -> SandboxExit:
         reply, stderr = ReplyReader(spec, started.nonce), bytearray()
-        group = group_of_container(container_id)
-        grant = group and (lambda: group.grant(spec.limits.memory_bytes + COLLECTING_BYTES))
+        group: ControlGroup | None = None
+
+        def collecting() -> None:
+            nonlocal group
+            group = group_of_container(container_id)
+            if group:
+                group.grant(spec.limits.memory_bytes + COLLECTING_BYTES)
+
         try:
             async with asyncio.timeout(spec.timeout_s + OVERHEAD_S) as limit:
                 say = asyncio.create_task(_say(writer, started, cancelled, limit))
+                listen = asyncio.create_task(_listen(reader, reply, stderr, collecting))
                 try:
-                    await _listen(reader, reply, stderr, grant or (lambda: None))
+                    await self._start(spec, container_id)  # the engine writes files before it says that it did
+                    await listen
                 finally:
                     say.cancel()
-                    await asyncio.gather(say, return_exceptions=True)
+                    listen.cancel()
+                    await asyncio.gather(say, listen, return_exceptions=True)
         except TimeoutError:
             raise SandboxFailed(spec.run_id, "it did not hand over a result after its end") from None
         if reply.complete and (measured := _measured(group)):
             return reply.exit(measured)
         writer.close()
         return await self._exit_without_group(spec, container_id, reply, stderr)
+
+    async def _start(self, spec: SandboxSpec, container_id: str) -> None:
+        try:
+            await self._engine.start(container_id)
+        except SandboxUnavailable as error:
+            raise SandboxFailed(spec.run_id, f"the engine did not start it: {error.reason}") from error
 
     async def _exit_without_group(
         self, spec: SandboxSpec, container_id: str, reply: ReplyReader, stderr: bytearray
@@ -225,21 +249,25 @@ class DockerSandbox:
         """(out of memory, exit code) once the container has exited, which takes its supervisor some milliseconds."""
         give_up = asyncio.get_running_loop().time() + _EXIT_S
         while True:
-            state = (await self._engine.ask(lambda api: api.inspect_container(container_id)))["State"]
+            state = await self._engine.state(container_id)
             if not state["Running"] or asyncio.get_running_loop().time() > give_up:
                 return bool(state["OOMKilled"]), state.get("ExitCode")
             await asyncio.sleep(0.02)
 
-    async def _remove(self, name: str) -> None:
+    async def _remove(self, name: str, *, ends_itself: bool = False) -> None:
+        """Gone afterwards. To kill one that ends itself at once would take the engine a process of the runtime more."""
+        if ends_itself:
+            with contextlib.suppress(SandboxUnavailable):
+                await self._engine.ended(name, _EXIT_S)
         try:
-            await self._engine.ask(lambda api: api.remove_container(name, force=True, v=True))
+            await self._engine.remove(name)
         except SandboxUnavailable as error:
             if refused(error) not in (_NOT_FOUND, _CONFLICT):
                 log.warning("a container was not removed; the next sweep tries again", container=name, error=str(error))
 
     async def _image(self, name: str) -> Image:
         try:
-            inspected: dict[str, Any] = await self._engine.ask(lambda api: api.inspect_image(name))
+            inspected = await self._engine.image(name)
         except SandboxUnavailable as error:
             if refused(error) == _NOT_FOUND:
                 raise ImageMissing(name, _how_to_get(name)) from error

@@ -1,16 +1,16 @@
-"""Calls to a Docker Engine. The SDK is synchronous: its calls are short and run in threads."""
+"""The calls to a Docker Engine that sandboxes need. Its API: docs.docker.com/reference/api/engine."""
 
 import asyncio
 import contextlib
 import os
-import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from typing import Any, TypeVar
+from urllib.parse import quote, urlencode
 
-import docker  # type: ignore[import-untyped]
-from docker import errors as docker_errors
+import msgspec
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
+from ridges.sandbox_manager.unix_http import Reply, Streams, request, upgraded
 
 T = TypeVar("T")
 
@@ -18,85 +18,132 @@ DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 MIN_API = (1, 41)
 """Engine 20.10."""
 _CALL_S = 60
+_REFUSED = 400
 _READ_LOG = "read its log: sudo journalctl -u docker -n 50"
 
 
+class EngineRefused(Exception):
+    """An engine that answers, but does not do what it was asked for."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
 class EngineApi:
-    """One engine, asked by many tasks of one loop."""
+    """One engine. Calls end even when whoever makes them is cancelled, and raise ``SandboxUnavailable``:
+
+    the engine's troubles as ours; ``refused`` tells whether it answered at all.
+    """
 
     def __init__(self, url: str | None) -> None:
         """Takes no connection yet. ``url`` is like DOCKER_HOST, which is the default."""
         self._url = url or os.environ.get("DOCKER_HOST") or DEFAULT_ENGINE
-        self._client: Any = None
+        self._socket = self._url.removeprefix("unix://")
+        self._api = ""
         self.cpus = 1
 
-    async def close(self) -> None:
-        """Ends the connections to the engine."""
-        if self._client is not None:
-            await asyncio.to_thread(self._client.close)
-            self._client = None
+    async def image(self, name: str) -> dict[str, Any]:
+        """What the engine knows of an image."""
+        found: dict[str, Any] = await self._ask("GET", f"/images/{quote(name, safe='/:@')}/json")
+        return found
 
-    async def ask(self, call: Callable[[Any], T]) -> T:
-        """One short call in a thread; it ends even when we are cancelled.
+    async def create(self, config: Mapping[str, Any], name: str) -> str:
+        """The new container's id."""
+        created = await self._ask("POST", "/containers/create", {"name": name}, msgspec.json.encode(config))
+        return str(created["Id"])
 
-        Raises:
-            SandboxUnavailable: the engine's troubles as ours; ``__cause__`` is the SDK's error.
-        """
-        return await to_its_end(asyncio.to_thread(self._call, call))
+    async def start(self, container: str) -> None:
+        """Returns when its first process was started."""
+        await self._ask("POST", f"/containers/{container}/start")
 
-    async def attach(self, container: str) -> socket.socket:
-        """The container's three streams on one non-blocking socket; before it starts, nothing is missed."""
-        return await self.ask(lambda api: _attach(api, container))
+    async def state(self, container: str) -> dict[str, Any]:
+        """``Running``, ``ExitCode``, ``OOMKilled`` and more."""
+        return dict((await self._ask("GET", f"/containers/{container}/json"))["State"])
+
+    async def ended(self, container: str, timeout_s: float) -> None:
+        """Returns when it does not run (any more)."""
+        await self._ask("POST", f"/containers/{container}/wait", timeout_s=timeout_s)
+
+    async def remove(self, container: str) -> None:
+        """Kills it when it runs."""
+        await self._ask("DELETE", f"/containers/{container}", {"force": "1", "v": "1"})
+
+    async def labelled(self, label: str) -> list[dict[str, Any]]:
+        """All containers with a label, dead or alive."""
+        filters = msgspec.json.encode({"label": [label]}).decode()
+        found: list[dict[str, Any]] = await self._ask("GET", "/containers/json", {"all": "1", "filters": filters})
+        return found
 
     @contextlib.asynccontextmanager
-    async def attached(self, container: str) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-        """The same for asyncio. Leaving closes the container's stdin."""
-        with contextlib.ExitStack() as held:
-            sock = await self.ask(lambda api: held.enter_context(_attach(api, container)))
-            reader, writer = await asyncio.open_unix_connection(sock=sock)
-            try:
-                yield reader, writer
-            finally:
-                writer.transport.abort()  # what was not sent yet, nobody reads any more
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
+    async def attached(self, container: str) -> AsyncIterator[Streams]:
+        """The container's three streams; before it starts, nothing is missed. Leaving closes its stdin."""
+        async with contextlib.AsyncExitStack() as held:
+            target = f"/v{self._api}/containers/{container}/attach?stdin=1&stdout=1&stderr=1&stream=1"
+            yield await self._told(self._attach(held, target), _CALL_S)
 
-    def _call(self, call: Callable[[Any], T]) -> T:
+    async def _attach(self, held: contextlib.AsyncExitStack, target: str) -> Streams:
+        streams = await held.enter_async_context(upgraded(self._socket, target))
+        if isinstance(streams, Reply):
+            raise EngineRefused(streams.status, _reason(streams))
+        return streams
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        timeout_s: float = _CALL_S,
+    ) -> Any:
+        """The answer, decoded."""
+        return await to_its_end(self._told(self._asked(method, path, query or {}, body), timeout_s))
+
+    async def _asked(self, method: str, path: str, query: Mapping[str, str], body: bytes | None) -> Any:
+        if not self._api:
+            await self._get_to_know()
+        target = f"/v{self._api}{path}" + (f"?{urlencode(query)}" if query else "")
+        return _answer(await request(self._socket, method, target, body))
+
+    async def _told(self, call: Awaitable[T], timeout_s: float) -> T:
         try:
-            if self._client is None:
-                self._client = self._connect()
-            return call(self._client)
-        except docker_errors.APIError as error:
-            raise SandboxUnavailable(f"the Docker Engine refused: {error.explanation or error}", _READ_LOG) from error
-        except (docker_errors.DockerException, OSError) as error:
+            async with asyncio.timeout(timeout_s):
+                return await call
+        except EngineRefused as error:
+            raise SandboxUnavailable(f"the Docker Engine refused: {error}", _READ_LOG) from error
+        except TimeoutError as error:
+            raise _unreachable(TimeoutError(f"nothing for {timeout_s} s"), self._url) from error
+        except OSError as error:
             raise _unreachable(error, self._url) from error
 
-    def _connect(self) -> Any:
+    async def _get_to_know(self) -> None:
         if not self._url.startswith("unix://"):
             raise SandboxUnavailable(
                 f"{self._url} is not a local Docker Engine",
                 "sandboxes reach their proxy by a Unix socket: use unix:///var/run/docker.sock",
             )
-        with socket.socket(socket.AF_UNIX) as probe:  # says more than the SDK does, and closes what it opened
-            probe.connect(self._url.removeprefix("unix://"))
-        client = docker.APIClient(base_url=self._url, version="auto", timeout=_CALL_S)
-        try:
-            if tuple(map(int, client.api_version.split("."))) < MIN_API:
-                raise SandboxUnavailable("the Docker Engine is older than 20.10", "update it")
-            self.cpus = int(client.info()["NCPU"])
-        except BaseException:
-            client.close()
-            raise
-        return client
+        version = str(_answer(await request(self._socket, "GET", "/version"))["ApiVersion"])
+        if tuple(map(int, version.split("."))) < MIN_API:
+            raise SandboxUnavailable("the Docker Engine is older than 20.10", "update it")
+        self.cpus = int(_answer(await request(self._socket, "GET", f"/v{version}/info"))["NCPU"])
+        self._api = version
 
 
-def _attach(api: Any, container: str) -> socket.socket:
-    raw = api.attach_socket(container, params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
-    attached = socket.socket(fileno=os.dup(raw.fileno()))
-    raw._response.close()  # noqa: SLF001 - the SDK keeps it there, and would close it too late
-    raw.close()
-    attached.setblocking(False)
-    return attached
+def _answer(reply: Reply) -> Any:
+    if reply.status >= _REFUSED:
+        raise EngineRefused(reply.status, _reason(reply))
+    try:
+        return msgspec.json.decode(reply.content) if reply.content else None
+    except msgspec.DecodeError as error:
+        raise ConnectionError("its answer is no JSON") from error
+
+
+def _reason(reply: Reply) -> str:
+    try:
+        return str(msgspec.json.decode(reply.content)["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"status {reply.status}"
 
 
 async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
@@ -112,7 +159,7 @@ async def to_its_end(work: Coroutine[Any, Any, T]) -> T:
 def refused(error: SandboxUnavailable) -> int | None:
     """The status with which the engine refused; None when it did not even answer."""
     cause = error.__cause__
-    return cause.status_code if isinstance(cause, docker_errors.APIError) else None
+    return cause.status if isinstance(cause, EngineRefused) else None
 
 
 def _unreachable(error: Exception, where: str) -> SandboxUnavailable:

@@ -12,13 +12,14 @@ from ridges.sandbox_manager.ports import Sandbox, SandboxExit, SandboxSpec
 _TIMEOUT_S = 20
 
 CLAIMS = """
-import os, shutil
+import ctypes, os, shutil
+PR_GET_NO_NEW_PRIVS = 39
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
 interfaces = [line.split(":")[0].strip() for line in open("/proc/net/dev").readlines()[2:]]
 claims = {
     "it runs as uid 1000": os.getuid() == 1000,
     "it has no capabilities": int(status["CapEff"], 16) == 0 and int(status["CapBnd"], 16) == 0,
-    "it cannot gain privileges": status["NoNewPrivs"].strip() == "1",
+    "it cannot gain privileges": ctypes.CDLL(None).prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1,
     "its system calls are filtered": status["Seccomp"].strip() == "2",
     "it sees no processes but its own": sum(name.isdigit() for name in os.listdir("/proc")) <= 3,
     "it has no network but the loopback": interfaces == ["lo"],
@@ -43,6 +44,7 @@ async def passes_self_test(
     errand: str = "",
     files: tuple[bytes, ...] = (),
     outputs: tuple[SandboxFile, ...] = (),
+    runtime: str | None = None,
 ) -> SandboxExit:
     """What one small sandbox left.
 
@@ -52,6 +54,7 @@ async def passes_self_test(
         errand: Python that it does besides, before it looks at itself.
         files: for the errand, as in ``SandboxSpec``.
         outputs: of the errand, likewise.
+        runtime: as in ``SandboxLimits``.
 
     Raises:
         SandboxUnavailable: it does not start, or one of the claims does not hold.
@@ -64,7 +67,7 @@ async def passes_self_test(
         command=("python3", "-I", "-S", "-c", errand + CLAIMS + _VERDICT),
         outputs=outputs,
         env={},
-        limits=SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB),
+        limits=SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB, runtime=runtime),
         timeout_s=_TIMEOUT_S,
         deadline=datetime.now(UTC) + timedelta(seconds=10 * _TIMEOUT_S),
     )

@@ -27,6 +27,7 @@ _BOOT = (
     " module=sys.modules[name]=type(sys)(name)\n"
     " exec(code,module.__dict__)\n"
     "module.main()\n"
+    "os._exit(0)\n"
 )
 _COMPILE = (
     "import marshal,sys\n"
