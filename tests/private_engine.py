@@ -1,11 +1,13 @@
 """A Docker Engine of the tests' own, to be killed: the machine's engine, its images and its bridge are left alone."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -29,8 +31,11 @@ def need_private_engine() -> None:
 class PrivateEngine:
     """In namespaces of its own: two engines in one network take the bridge from each other, and mounts end with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, runtimes: Mapping[str, tuple[str, ...]] | None = None) -> None:
+        """``runtimes``: name -> the program and its arguments, beside runc."""
         self._folder = folder
+        known = {name: {"path": path, "runtimeArgs": args} for name, (path, *args) in (runtimes or {}).items()}
+        (folder / "daemon.json").write_text(json.dumps({"runtimes": known}))
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"unix://{folder}/engine.sock"
 
@@ -53,7 +58,8 @@ class PrivateEngine:
     def start(self) -> None:
         """Returns when it answers."""
         (self._folder / "engine.pid").unlink(missing_ok=True)
-        options = ["--data-root", f"{self._folder}/data", "--exec-root", f"{self._folder}/exec"]
+        options = ["--config-file", f"{self._folder}/daemon.json", "--data-root", f"{self._folder}/data"]
+        options += ["--exec-root", f"{self._folder}/exec"]
         options += ["--pidfile", f"{self._folder}/engine.pid", "-H", self.url, "--bridge", "none", "--iptables=false"]
         with (self._folder / "engine.log").open("ab") as log:
             self._process = subprocess.Popen(

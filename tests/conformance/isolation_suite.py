@@ -7,12 +7,12 @@ from sandboxes import python, sandbox_spec, tar_of
 from ridges.sandbox_manager.guarantees import guarantees
 
 LOOK = """
-import os, socket
+import ctypes, os, socket
 status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
 facts = {
     "uid": os.getuid(),
     "caps": [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapBnd", "CapAmb")],
-    "no_new_privs": status["NoNewPrivs"].strip(),
+    "no_new_privs": ctypes.CDLL(None).prctl(39, 0, 0, 0, 0),
     "seccomp": status["Seccomp"].strip(),
     "interfaces": [name for _, name in socket.if_nameindex()],
     "core": __import__("resource").getrlimit(__import__("resource").RLIMIT_CORE),
@@ -33,7 +33,7 @@ class IsolationSuite:
         assert eval(end.log) == {
             "uid": 1000,
             "caps": [0] * 5,
-            "no_new_privs": "1",
+            "no_new_privs": 1,
             "seccomp": "2",
             "interfaces": ["lo"],
             "core": (0, 0),

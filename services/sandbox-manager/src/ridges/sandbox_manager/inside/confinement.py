@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import _ctypes  # loads in a fifth of the time that ctypes takes
-import array
 import os
 import resource
 import struct
@@ -34,9 +33,14 @@ def limit(limits: Mapping[str, int]) -> None:
     """Soft and hard limits by name without ``RLIMIT_``; never above the hard ones in force."""
     for name, value in limits.items():
         kind = getattr(resource, "RLIMIT_" + name)
-        hard = resource.getrlimit(kind)[1]
-        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (most, most))
+        now = resource.getrlimit(kind)
+        most = value if now[1] == resource.RLIM_INFINITY else min(value, now[1])
+        if now != (most, most):  # gVisor refuses to set some of them, to what they are, too
+            resource.setrlimit(kind, (most, most))
+
+
+class _Byte(_ctypes._SimpleCData):  # type: ignore[type-arg]  # noqa: SLF001 - array loads collections for 1.4 ms
+    _type_ = "c"
 
 
 def filter_calls(program: bytes) -> None:
@@ -45,12 +49,12 @@ def filter_calls(program: bytes) -> None:
     Raises:
         OSError: the kernel refused it; the command must not start.
     """
-    code = array.array("B", program)
-    address, size = code.buffer_info()
+    code = (_Byte * len(program)).from_buffer_copy(program)
     this_process = _ctypes.dlopen(None, 0)  # type: ignore[arg-type]  # as ctypes.CDLL(None) does
     call = _ctypes.dlsym(this_process, "prctl")
+    described = struct.pack("@HP", len(program) // 8, _ctypes.addressof(code))
     # bytes are handed over as a pointer, which an int would not survive
-    if _ctypes.call_function(call, (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, struct.pack("@HP", size // 8, address))):
+    if _ctypes.call_function(call, (PR_SET_SECCOMP, SECCOMP_MODE_FILTER, described)):
         raise OSError("the kernel refused the filter of system calls")
 
 
