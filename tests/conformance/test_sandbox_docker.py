@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import random
 import sys
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -15,12 +16,13 @@ from conformance.proxy_path_suite import ProxyPathSuite
 from conformance.sandbox_suite import SandboxSuite
 from conformance.snapshot_suite import SnapshotSuite
 from docker_images import AGENT_IMAGE, docker, need_agent_image
-from sandboxes import python, sandbox_spec
+from engine_proxy import engine_behind
+from sandboxes import gone, python, sandbox_spec
 
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.docker_config import DEADLINE_LABEL, OWNER_LABEL, RUN_LABEL, SANDBOX_LABEL
 from ridges.sandbox_manager.docker_engine import DockerSandbox, HostPath
-from ridges.sandbox_manager.errors import ImageMissing, SandboxUnavailable
+from ridges.sandbox_manager.errors import ImageMissing, SandboxFailed, SandboxUnavailable
 
 OWNER = f"test-{uuid.uuid4()}"
 
@@ -129,6 +131,30 @@ class TestDocker(SandboxSuite, SnapshotSuite, IsolationSuite, ProxyPathSuite):
         namespaces = {words[2] for words in said}
         assert len(namespaces) == 2
         assert str(os.stat("/proc/self/ns/net").st_ino) not in namespaces  # noqa: PTH116
+
+    async def test_an_engine_that_goes_while_many_starts_are_cancelled_keeps_nothing_of_them(
+        self, docker_works, owner, tmp_path
+    ):
+        pauses = random.Random(4)
+        async with engine_behind(tmp_path / "s") as engine:
+            sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, engine_url=f"unix://{tmp_path}/s")
+            specs = [sandbox_spec("sleep", "100", timeout_s=100) for _ in range(20)]
+            starts = [asyncio.create_task(sandbox.run(spec, asyncio.Event())) for spec in specs]
+            for number, start in enumerate(starts):
+                await asyncio.sleep(pauses.uniform(0, 0.3))
+                engine.away = 8 <= number < 14
+                if engine.away:
+                    engine.cut()
+                start.cancel()
+            ended = await asyncio.gather(*starts, return_exceptions=True)
+            assert {type(end) for end in ended} <= {asyncio.CancelledError, SandboxUnavailable, SandboxFailed}
+            async with asyncio.timeout(60):  # what it was asked for before it went, it may do yet
+                while await asyncio.to_thread(owned_by, owner):
+                    await sandbox.sweep(set())
+            assert await sandbox.run(sandbox_spec("true"), asyncio.Event())
+            await sandbox.close()
+        for spec in specs:
+            await gone(spec)
 
     async def test_its_hosts_file_may_go_while_the_manager_lives(self, docker_works, owner, tmp_path):
         sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, hosts_file=tmp_path / "hosts")
