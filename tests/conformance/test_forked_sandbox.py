@@ -1,11 +1,13 @@
 """Sandboxes that are forked, not started: they are what bwrap makes, and a prepared command is like any other."""
 
 import asyncio
+import contextlib
 import gc
 import json
 import os
 import re
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -229,9 +231,11 @@ for name in os.listdir("/proc/self/fd"):
     assert end.exit.exit_code == 0, end.log
 
 
-async def test_a_sandbox_knows_nothing_of_another_that_was_forked_before(sandbox):
+async def test_a_sandbox_knows_nothing_of_another_that_was_forked_before(sandbox, proxy_dir):
     secret = "a-word-of-" + os.urandom(8).hex()
-    await sandbox.run(prepared(f"print({secret!r})", env={"WORD": secret}), asyncio.Event())
+    named = prepared(f"print({secret!r})", sandbox_id=secret, env={"WORD": secret}, proxy_dir=proxy_dir / secret)
+    (proxy_dir / secret).mkdir()
+    await sandbox.run(named, asyncio.Event())
     look = """
 import re
 found = set()
@@ -257,6 +261,31 @@ async def test_a_killed_fork_server_takes_its_sandboxes_along_and_the_next_one_w
         await asyncio.wait_for(running, 20)
     await gone(spec)
     assert (await sandbox.run(sandbox_spec("true"), asyncio.Event())).exit.exit_code == 0
+
+
+@contextlib.contextmanager
+def allowed_no_child(pid: int) -> Iterator[None]:
+    """The process is in a control group of its own that is full with it."""
+    group = Path(f"/sys/fs/cgroup/pids/ridges-test-{pid}")
+    if not group.parent.is_dir():
+        pytest.skip("needs the pids controller of control groups, version 1")
+    group.mkdir()
+    try:
+        (group / "pids.max").write_text("1")
+        (group / "cgroup.procs").write_text(str(pid))
+        yield
+    finally:
+        (group.parent / "cgroup.procs").write_text(str(pid))
+        group.rmdir()
+
+
+async def test_a_machine_that_can_fork_no_more_is_told_and_the_server_goes_on(sandbox):
+    assert (await sandbox.run(sandbox_spec("true"), asyncio.Event())).exit.exit_code == 0
+    [server] = fork_servers()
+    with allowed_no_child(server), pytest.raises(SandboxManagerError, match="nothing can be forked"):
+        await sandbox.run(sandbox_spec("true"), asyncio.Event())
+    assert (await sandbox.run(sandbox_spec("true"), asyncio.Event())).exit.exit_code == 0
+    assert fork_servers() == [server]
 
 
 async def test_closing_or_forgetting_the_adapter_ends_its_servers(bubblewrap_works):

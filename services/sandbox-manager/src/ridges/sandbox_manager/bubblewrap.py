@@ -166,6 +166,7 @@ class BubblewrapSandbox:
         if groups:
             try:
                 group = groups.create(Mark.own(spec.sandbox_id), spec.limits)
+                asyncio.get_running_loop().run_in_executor(None, groups.expect)
             except OSError as error:
                 _log.warning("no control group, memory is polled instead", run_id=spec.run_id, error=str(error))
         try:

@@ -128,8 +128,9 @@ def group_of_container(container_id: str) -> ControlGroup | None:
 class ControlGroups:
     """Where this process may make groups."""
 
-    def __init__(self, parents: dict[str, Path], version: int) -> None:
-        self._parents, self._version = parents, version
+    def __init__(self, parents: dict[str, Path], version: int, own: Path) -> None:
+        """``parents`` by controller; ``own`` is the group of this process, one of them with version 1."""
+        self._parents, self._version, self._own = parents, version, own
 
     @classmethod
     def find(cls) -> "ControlGroups | None":
@@ -142,11 +143,11 @@ class ControlGroups:
             if (path := _locate(mounts, own.get(controller), "cgroup", controller)) and os.access(path, os.W_OK)
         }
         if "memory" in v1:
-            return cls(v1, 1)
+            return cls(v1, 1, v1["memory"])
         unified = _locate(mounts, own.get(""), "cgroup2", None)
         for parent in (unified, unified and unified.parent):
-            if parent and os.access(parent, os.W_OK) and "memory" in (controllers := _delegated(parent)):
-                return cls(dict.fromkeys(controllers, parent), 2)
+            if unified and parent and os.access(parent, os.W_OK) and "memory" in (controllers := _delegated(parent)):
+                return cls(dict.fromkeys(controllers, parent), 2, unified)
         return None
 
     def create(self, mark: Mark, limits: SandboxLimits) -> ControlGroup:
@@ -163,6 +164,13 @@ class ControlGroups:
                 directory.rmdir()
             raise
         return group
+
+    def expect(self) -> None:
+        """A process will be put into a group soon. The kernel waits up to 12 ms before the first one, then none of the
+        next 15 ms: let it wait now, for a move that changes nothing, while the process is made.
+        """
+        with contextlib.suppress(OSError):
+            _write(self._own / "cgroup.procs", os.getpid())
 
     async def sweep(self, live: set[str]) -> int:
         """Remove groups of dead managers and lost sandboxes; how many."""

@@ -105,9 +105,9 @@ class ForkServer:
         Raises:
             SandboxUnavailable: the server does not start or answer.
         """
-        ours, theirs = _pipes()
+        ours, theirs = _pipes(marshal.dumps(dict(order), _MARSHAL_VERSION))
         try:
-            pid, pidfd = await self._told(marshal.dumps(dict(order), _MARSHAL_VERSION), theirs)
+            pid, pidfd = await self._told(theirs)
         except BaseException:
             _close(ours)
             raise
@@ -167,14 +167,14 @@ class ForkServer:
             raise SandboxUnavailable(f"the fork server does not start {words}".strip(), "run `ridges doctor`")
         self._socket, self._end = ours, end
 
-    async def _told(self, order: bytes, fds: list[int]) -> tuple[int, int]:
+    async def _told(self, fds: list[int]) -> tuple[int, int]:
         for last_try in (False, True):
             async with self._starting:
                 if self._socket is None:
                     await self._start()
             assert self._socket is not None
             try:
-                socket.send_fds(self._socket, [order], fds)
+                socket.send_fds(self._socket, [b"fork"], fds)
             except OSError as error:  # it was killed, or is far behind
                 self.close()
                 if last_try:
@@ -208,14 +208,18 @@ class ForkServer:
             return
         except OSError:
             message, fds = b"", []
-        if not message or not fds:
+        if not message:
             loop.remove_reader(self._socket)
             self.close()
             return
         waiting = self._waiting.popleft()
         if not self._waiting:
             loop.remove_reader(self._socket)
-        waiting.set_result((*_PID.unpack(message), fds[0]))
+        (pid,) = _PID.unpack(message)
+        if fds:
+            waiting.set_result((pid, fds[0]))
+        else:
+            waiting.set_exception(SandboxUnavailable(f"nothing can be forked ({os.strerror(-pid)})", "try again"))
 
 
 class ForkServers:
@@ -277,11 +281,15 @@ def _as_commands_find_it(interpreter: Interpreter) -> Path:
     return found if found.exists() else interpreter.executable
 
 
-def _pipes() -> tuple[list[int], list[int]]:
-    """Our ends and theirs of stdin, stdout, stderr, info."""
+def _pipes(order: bytes) -> tuple[list[int], list[int]]:
+    """Our ends of stdin, stdout, stderr, info; theirs of the order, which is in its pipe already, and of those."""
+    ordered, ordering = os.pipe()
     stdin_theirs, stdin = os.pipe()
     others = [os.pipe() for _ in range(3)]
-    return [stdin, *(ours for ours, _ in others)], [stdin_theirs, *(theirs for _, theirs in others)]
+    with os.fdopen(ordering, "wb") as pipe:
+        os.set_blocking(pipe.fileno(), False)
+        pipe.write(order)
+    return [stdin, *(ours for ours, _ in others)], [ordered, stdin_theirs, *(theirs for _, theirs in others)]
 
 
 def _close(fds: list[int]) -> None:

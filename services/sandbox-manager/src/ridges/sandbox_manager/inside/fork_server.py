@@ -1,9 +1,10 @@
 """Forks processes that become sandboxes. Runs outside of them, on their interpreter, with what they need loaded.
 
 ``python … <size of program> <descriptor of the control socket> <modules to load>``. Each message on the socket
-(SOCK_SEQPACKET) is one order: a dict, marshalled, and the descriptors for stdin, stdout, stderr and info (as bwrap's
-``--info-fd``). The answer is the pid of the sandbox's keeper, and its pidfd. The end of the socket ends it, and with it
-every sandbox. What a sandbox is to do reaches it on its own stdin: this process never knows anything of any task.
+(SOCK_SEQPACKET) asks for one sandbox by the descriptors for its order (a dict, marshalled), its stdin, stdout, stderr
+and info (as bwrap's ``--info-fd``). The answer is the pid of the sandbox's keeper, and its pidfd; or the negative
+number of the error. The end of the socket ends this process, and with it every sandbox. It reads no order and no task
+itself: what is forked from it knows nothing of any other sandbox.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-MAX_ORDER_BYTES = 1 << 17
-DESCRIPTORS = 4
+MAX_BYTES = 1 << 16
+DESCRIPTORS = 5
 PIDFD_OPEN = 434
 NOT_CONFINED = 125
-_DESCRIPTOR = struct.Struct("=i")
+_NUMBER = struct.Struct("=i")
 
 
 def main() -> None:
@@ -52,15 +53,19 @@ def main() -> None:
     control.send(b"ready")
     own_pid = os.getpid()
     while True:
-        order, ancillary, _, _ = control.recvmsg(MAX_ORDER_BYTES, _socket.CMSG_SPACE(DESCRIPTORS * _DESCRIPTOR.size))
-        if not order:
+        asked, ancillary, _, _ = control.recvmsg(MAX_BYTES, _socket.CMSG_SPACE(DESCRIPTORS * _NUMBER.size))
+        if not asked:
             return
-        fds = [_DESCRIPTOR.unpack_from(data, at)[0] for _, _, data in ancillary for at in range(0, len(data), 4)]
+        fds = [each for _, _, data in ancillary for (each,) in _NUMBER.iter_unpack(data)]
         _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGCHLD])  # none is buried before it is told
-        pid = os.fork()
-        if pid == 0:
-            live(marshal.loads(order), fds, own_pid, loaded=bool(modules))  # noqa: S302  # the manager's
-        answer(control, pid)
+        try:
+            pid = os.fork()
+        except OSError as error:
+            control.send(_NUMBER.pack(-(error.errno or 1)))
+        else:
+            if pid == 0:
+                live(fds, own_pid, loaded=bool(modules))
+            answer(control, pid)
         for fd in fds:
             os.close(fd)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
@@ -89,20 +94,22 @@ def bury() -> None:
 
 def answer(control: _socket.socket, pid: int) -> None:
     pidfd = ctypes.CDLL(None).syscall(PIDFD_OPEN, pid, 0)
-    control.sendmsg([_DESCRIPTOR.pack(pid)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _DESCRIPTOR.pack(pidfd))])
+    control.sendmsg([_NUMBER.pack(pid)], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, _NUMBER.pack(pidfd))])
     os.close(pidfd)
 
 
-def live(order: dict[str, Any], fds: list[int], server: int, *, loaded: bool) -> None:
+def live(fds: list[int], server: int, *, loaded: bool) -> None:
     """The life of one sandbox, in a process of its own. Never returns."""
     status = NOT_CONFINED
+    ordered, *standard, info = fds
     try:
-        for number, fd in enumerate(fds[:3]):
+        for number, fd in enumerate(standard):
             os.dup2(fd, number)
+        order: dict[str, Any] = marshal.loads(os.read(ordered, MAX_BYTES))  # noqa: S302  # the manager's
         _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
-        keep(order["uid"], order["steps"], fds[3], server)
+        keep(order["uid"], order["steps"], info, server)
         os.chdir(order["workspace"])
         os.environ.clear()
         seal(order["seccomp"])
