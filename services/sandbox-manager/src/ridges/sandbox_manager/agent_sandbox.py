@@ -19,8 +19,8 @@ PLACEHOLDER_KEY = "ridges-run"
 """Worthless: the run's identity is its socket. OpenAI clients refuse to start without a key."""
 _IMPORTS_OF_RUNNER = ("importlib.util", "json", "traceback")
 _IMPORTS_OF_GRADERS = (
-    *("ctypes", "gc", "importlib.util", "inspect", "json", "pkgutil", "select", "shutil", "subprocess", "tomllib"),
-    *("typing", "unittest", "pluggy.*", "pytest", "_pytest.*"),
+    *("ctypes", "faulthandler", "gc", "importlib.util", "inspect", "json", "pdb", "pkgutil", "readline", "select"),
+    *("shutil", "subprocess", "tomllib", "typing", "unittest", "pluggy.*", "pytest", "_pytest.*"),
 )
 _GRACE = timedelta(seconds=180)
 """From the command's timeout to the moment when the sandbox must be gone whatever happens."""

@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 PR_SET_DUMPABLE = 4
+SEARCH = "_check_for_wrapped_fixture"
+CAPTURE_AGAIN = ("stop_global_capturing", "start_global_capturing", "suspend_global_capture")
 UNUSED_PLUGINS = ("cacheprovider", "doctest", "pastebin", "setuponly", "setupplan", "stepwise")
 """Of pytest's own: what only its command line asks for, and what would leave something behind."""
-UNUSED = ("__main__", "unittest.async_case", "unittest.mock")
+UNUSED = ("__main__", "unittest.test", "unittest.async_case", "unittest.mock")
 """The last two load asyncio and ssl, a fifth of the time of all; pytest itself does not need them."""
 
 
@@ -137,13 +139,18 @@ class Readiness:
     def __init__(self, selection: Selection, await_orders: Callable[[], dict[str, Any]]) -> None:
         self._selection = selection
         self._await_orders = await_orders
+        self.trusting = contextlib.ExitStack()
+        """What holds until then."""
 
     def pytest_sessionstart(self, session: Any) -> None:
-        orders = self._await_orders()
+        self.trusting.close()
         capture = session.config.pluginmanager.getplugin("capturemanager")
-        capture.stop_global_capturing()  # its files are shared by all that were forked
-        capture.start_global_capturing()
-        capture.suspend_global_capture()
+        again: list[Any] = [getattr(capture, name, None) for name in CAPTURE_AGAIN]
+        if not all(again):
+            raise sys.modules["pytest"].UsageError("it cannot be told to capture output anew")
+        orders = self._await_orders()
+        for step in again:  # the files are shared by all that were forked
+            step()
         session.config.args[:] = orders["files"]
         self._selection.ask(orders)
 
@@ -171,6 +178,23 @@ def run_pytest(root: str, paths: list[str], plugins: list[Any]) -> int:
     return int(pytest.main([*arguments, *paths], plugins=[*plugins, Ending()]))
 
 
+@contextlib.contextmanager
+def trusting_plugins() -> Iterator[None]:
+    """Without pytest's search for fixtures below decorators, a third of what getting ready takes: all it does is warn.
+
+    Only pytest's own plugins are searched then. It is no public function: where there is none, nothing happens.
+    """
+    manager: Any = getattr(sys.modules.get("_pytest.fixtures"), "FixtureManager", None)
+    search = vars(manager).get(SEARCH) if manager else None
+    if search is not None:
+        setattr(manager, SEARCH, lambda *_: None)
+    try:
+        yield
+    finally:
+        if search is not None:
+            setattr(manager, SEARCH, search)
+
+
 def run(orders: dict[str, Any]) -> None:
     """Never returns."""
     selection = Selection()
@@ -185,8 +209,11 @@ def get_ready(root: str, await_orders: Callable[[], dict[str, Any]]) -> None:
     """
     grader = os.getpid()
     selection, code = Selection(), 3
+    readiness = Readiness(selection, await_orders)
     try:
-        code = run_pytest(root, [root], [selection, Readiness(selection, await_orders)])
+        with readiness.trusting:
+            readiness.trusting.enter_context(trusting_plugins())
+            code = run_pytest(root, [root], [selection, readiness])
     except Exception as error:
         os.write(2, f"test process: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
     finally:
