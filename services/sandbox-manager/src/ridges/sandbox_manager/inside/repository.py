@@ -9,12 +9,21 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 import sys
+
+try:
+    from _sha1 import sha1  # type: ignore[import-not-found]  # hashlib loads OpenSSL
+except ImportError:  # an interpreter without its own
+    from hashlib import sha1
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import BinaryIO
+
+    Entry = tuple[bytes, int, os.stat_result, bytes]
+    """Name, git's mode, facts, digest of the blob."""
 
 _WHO = b"Ridges <ridges@localhost> 946684800 +0000"
 _CONFIG = """[core]
@@ -57,13 +66,11 @@ class Base:
         self._indexed_at_ns = 0
         git_dir = os.path.join(work_tree, ".git")
         _make_git_dir(git_dir)
-        self._import(git_dir)
-        environment = git_environment(git_dir, work_tree)
-        _git(["read-tree", "refs/heads/main"], environment)
-        _git(["update-index", "-q", "--refresh"], environment)
+        entries = self._import(git_dir)
+        write_index(os.path.join(git_dir, "index"), entries)
         self._keep(git_dir)
 
-    def _import(self, git_dir: str) -> None:
+    def _import(self, git_dir: str) -> list[Entry]:
         environment = git_environment(git_dir, self.work_tree)
         arguments = [
             "-c",
@@ -79,10 +86,11 @@ class Base:
         os.close(read_end)
         try:
             with open(write_end, "wb", buffering=_PIECE) as stream:
-                _write_commit(stream, self.work_tree)
+                entries = _write_commit(stream, self.work_tree)
         except BrokenPipeError:
-            pass  # its exit status says more
+            entries = []  # its exit status says more
         wait_for(pid, arguments)
+        return entries
 
     def _keep(self, git_dir: str) -> None:
         pack_dir = os.path.join(git_dir, "objects", "pack")
@@ -143,22 +151,47 @@ def _make_git_dir(git_dir: str) -> None:
             file.write(content)
 
 
-def _write_commit(stream: BinaryIO, work_tree: str) -> None:
-    """One commit in the format of git-fast-import(1), the same for the same tree."""
+def _write_commit(stream: BinaryIO, work_tree: str) -> list[Entry]:
+    """One commit in the format of git-fast-import(1), the same for the same tree; what its index holds."""
     stream.write(b"commit refs/heads/main\nauthor %s\ncommitter %s\ndata 4\nbase\n" % (_WHO, _WHO))
+    entries = []
     for name, facts in _files(os.fsencode(work_tree), b""):
         path = os.path.join(os.fsencode(work_tree), name)
         quoted = b'"%s"' % name.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
-        if stat.S_ISLNK(facts.st_mode):
-            target = os.readlink(path)
-            stream.write(b"M 120000 inline %s\ndata %d\n%s\n" % (quoted, len(target), target))
-            continue
-        mode = b"100755" if facts.st_mode & 0o111 else b"100644"
-        stream.write(b"M %s inline %s\ndata %d\n" % (mode, quoted, facts.st_size))
-        with open(path, "rb") as file:
-            stream.writelines(iter(lambda: file.read(_PIECE), b""))
+        mode = 0o120000 if stat.S_ISLNK(facts.st_mode) else 0o100755 if facts.st_mode & 0o111 else 0o100644
+        digest = sha1(b"blob %d\0" % facts.st_size)  # noqa: S324  # as git does
+        stream.write(b"M %o inline %s\ndata %d\n" % (mode, quoted, facts.st_size))
+        for piece in _content(path, link=mode == 0o120000):
+            digest.update(piece)
+            stream.write(piece)
         stream.write(b"\n")
+        entries.append((name, mode, facts, digest.digest()))
     stream.write(b"done\n")
+    return entries
+
+
+def _content(path: bytes, *, link: bool) -> Iterator[bytes]:
+    if link:
+        yield os.readlink(path)
+        return
+    with open(path, "rb") as file:
+        yield from iter(lambda: file.read(_PIECE), b"")
+
+
+def write_index(path: str, entries: list[Entry]) -> None:
+    """What ``git read-tree`` and ``git update-index --refresh`` make of the commit, without two processes.
+
+    Source: gitformat-index(5), version 2.
+    """
+    content = [struct.pack(">4sII", b"DIRC", 2, len(entries))]
+    for name, mode, facts, digest in sorted(entries):
+        times = divmod(facts.st_ctime_ns, 10**9) + divmod(facts.st_mtime_ns, 10**9)
+        numbers = (*times, facts.st_dev, facts.st_ino, mode, facts.st_uid, facts.st_gid, facts.st_size)
+        entry = struct.pack(">10I20sH", *(number & 0xFFFFFFFF for number in numbers), digest, min(len(name), 0xFFF))
+        content.append((entry + name).ljust((len(entry) + len(name)) // 8 * 8 + 8, b"\0"))
+    whole = b"".join(content)
+    with open(path, "xb") as file:
+        file.write(whole + sha1(whole).digest())  # noqa: S324  # likewise
 
 
 def _files(root: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
