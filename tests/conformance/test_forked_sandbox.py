@@ -311,9 +311,12 @@ async def test_where_nothing_can_be_forked_bwrap_is_used_and_that_is_told_once(b
         await sandbox.check()
         end = await sandbox.run(prepared("import sys; print('pytest' in sys.modules)"), asyncio.Event())
     assert end.log == b"False\n"
+    assert "started by bwrap" in sandbox.manner
+    assert "no mounts for you" in sandbox.manner
     assert [entry["event"] for entry in logs] == ["sandboxes cannot be forked here, bwrap starts them"]
     monkeypatch.undo()
     await sandbox.check()
+    assert sandbox.manner == "forked"
     assert (await sandbox.run(prepared("import sys; print('pytest' in sys.modules)"), asyncio.Event())).log == b"True\n"
 
 

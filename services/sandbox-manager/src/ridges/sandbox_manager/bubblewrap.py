@@ -95,6 +95,13 @@ class BubblewrapSandbox:
                 return
         await passes_self_test(self, _REMEDY)
 
+    @property
+    def manner(self) -> str:
+        """How sandboxes come into being since the last check, for people."""
+        if self._forking:
+            return "forked"
+        return f"started by bwrap, which is slower ({self._told})" if self._told else "started by bwrap"
+
     async def admit(self, spec: SandboxSpec) -> None:
         """See the port: there are no images."""
 

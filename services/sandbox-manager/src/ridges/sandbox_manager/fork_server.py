@@ -140,7 +140,7 @@ class ForkServer:
                 env={"LANG": "C.UTF-8", "HOME": HOME, **dict(kind.environment)},
                 cwd="/",
                 pass_fds=[theirs.fileno()],
-                preexec_fn=_be_apart,  # noqa: PLW1509  # once: for all starts
+                preexec_fn=_be_apart_or_say_why,  # noqa: PLW1509  # once: for all starts
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -164,7 +164,7 @@ class ForkServer:
         if ready != b"ready":
             words = await asyncio.to_thread(_last_words, process)
             end()
-            raise SandboxUnavailable(f"the fork server does not start {words}".strip(), "run `ridges doctor`")
+            raise SandboxUnavailable(f"the fork server does not start: {words}", "run `ridges doctor`")
         self._socket, self._end = ours, end
 
     async def _told(self, fds: list[int]) -> tuple[int, int]:
@@ -306,6 +306,15 @@ def _unwanted(answer: "asyncio.Future[tuple[int, int]]") -> None:
         os.close(pidfd)
 
 
+def _be_apart_or_say_why() -> None:
+    """Whoever started it reads stderr, but learns nothing from an exception."""
+    try:
+        _be_apart()
+    except OSError as error:
+        os.write(2, f"it cannot be made apart from the host: {error}".encode("utf-8", "replace"))
+        os._exit(1)
+
+
 def _be_apart() -> None:
     """In the server before it is executed: nothing outside can be written through what its forks hold.
 
@@ -334,7 +343,7 @@ def _checked(result: int) -> None:
 
 def _hand_over(process: "subprocess.Popen[bytes]", program: bytes) -> None:
     assert process.stdin is not None
-    with process.stdin:
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # its last words say more
         process.stdin.write(program)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -52,15 +53,17 @@ async def self_check(chosen: SelfCheckSettings) -> list[Checked]:
         engine_url=chosen.docker_url,
         runtime=chosen.docker_runtime,
     )
+    bubblewrap = BubblewrapSandbox(python=chosen.agent_python)
     async with contextlib.AsyncExitStack() as resources:
         resources.push_async_callback(docker.close)
+        resources.callback(bubblewrap.close)
         return [
-            await _checked(docker, f"sandboxes start from the image {chosen.agent_image}"),
-            await _checked(BubblewrapSandbox(python=chosen.agent_python), "sandboxes start, isolated by namespaces"),
+            await _checked(docker, lambda: f"sandboxes start from the image {chosen.agent_image}"),
+            await _checked(bubblewrap, lambda: f"sandboxes start, isolated by namespaces, {bubblewrap.manner}"),
         ]
 
 
-async def _checked(sandbox: Sandbox, good: str) -> Checked:
+async def _checked(sandbox: Sandbox, good: Callable[[], str]) -> Checked:
     try:
         await sandbox.check()
     except SandboxUnavailable as error:
@@ -69,7 +72,7 @@ async def _checked(sandbox: Sandbox, good: str) -> Checked:
         kept = await guarantees(sandbox)
     except SandboxManagerError as error:
         return Checked(name=sandbox.name, works=False, detail=str(error), remedy=_LOGS[sandbox.name])
-    return Checked(name=sandbox.name, works=True, detail=good, guarantees=kept)
+    return Checked(name=sandbox.name, works=True, detail=good(), guarantees=kept)
 
 
 def main() -> int:
