@@ -19,6 +19,23 @@ from ridges.contracts.lifecycle import ENDED
 from ridges.contracts.requests import RequestRun
 
 T = TypeVar("T")
+
+# Made here and not when first needed: clients are used from threads, and msgspec shows a thread what another one has
+# half built of a type, which ends the process.
+_detail = msgspec.json.Decoder(views.RunDetail)
+_row = msgspec.json.Decoder(views.RunRow)
+_list = msgspec.json.Decoder(views.RunList)
+_events = msgspec.json.Decoder(list[views.EventRow])
+_costs = msgspec.json.Decoder(views.CostReport)
+_problems = msgspec.json.Decoder(list[views.ProblemRow])
+_refusals = msgspec.json.Decoder(list[views.Refusal])
+_price_list = msgspec.json.Decoder(views.PriceListRow)
+_price_lists = msgspec.json.Decoder(list[views.PriceListRow])
+_repriced = msgspec.json.Decoder(views.RepriceReport)
+_progress = msgspec.json.Decoder(views.PassProgress)
+_result = msgspec.json.Decoder(views.PassResult)
+_parked = msgspec.json.Decoder(list[dict[str, object]])
+
 PATIENCE_S = 30.0
 PASS_TIMEOUT_S = 600.0
 """Longest silence of a pass over the log: blobs are read without a word."""
@@ -47,16 +64,16 @@ class LedgerClient:
         return LedgerClient(self._url, self._token, patience_s)
 
     def request_run(self, request: RequestRun) -> views.RunDetail:
-        return self._decode(self._call("POST", "/v1/runs", msgspec.json.encode(request)), views.RunDetail)
+        return self._decode(self._call("POST", "/v1/runs", msgspec.json.encode(request)), _detail)
 
     def run(self, run_id: str) -> views.RunDetail:
-        return self._decode(self._call("GET", _path_of(run_id)), views.RunDetail)
+        return self._decode(self._call("GET", _path_of(run_id)), _detail)
 
     def runs(self, **filters: str | int | None) -> views.RunList:
-        return self._decode(self._call("GET", "/v1/runs?" + _query(filters)), views.RunList)
+        return self._decode(self._call("GET", "/v1/runs?" + _query(filters)), _list)
 
     def events(self, run_id: str) -> list[views.EventRow]:
-        return self._decode(self._call("GET", f"{_path_of(run_id)}/events"), list[views.EventRow])
+        return self._decode(self._call("GET", f"{_path_of(run_id)}/events"), _events)
 
     def log(self, run_id: str, attempt: int | None = None) -> str:
         query = "" if attempt is None else f"?attempt={attempt}"
@@ -67,25 +84,25 @@ class LedgerClient:
 
     def cancel(self, run_id: str, reason: str) -> views.RunDetail:
         body = msgspec.json.encode({"reason": reason})
-        return self._decode(self._call("POST", f"{_path_of(run_id)}/cancel", body), views.RunDetail)
+        return self._decode(self._call("POST", f"{_path_of(run_id)}/cancel", body), _detail)
 
     def costs(self, by: str) -> views.CostReport:
-        return self._decode(self._call("GET", "/v1/costs?" + _query({"by": by})), views.CostReport)
+        return self._decode(self._call("GET", "/v1/costs?" + _query({"by": by})), _costs)
 
     def problems(self) -> list[views.ProblemRow]:
-        return self._decode(self._call("GET", "/v1/problems"), list[views.ProblemRow])
+        return self._decode(self._call("GET", "/v1/problems"), _problems)
 
     def refusals(self) -> list[views.Refusal]:
-        return self._decode(self._call("GET", "/v1/refusals"), list[views.Refusal])
+        return self._decode(self._call("GET", "/v1/refusals"), _refusals)
 
     def parked(self) -> list[dict[str, object]]:
-        return self._decode(self._call("GET", "/v1/parked"), list[dict[str, object]])
+        return self._decode(self._call("GET", "/v1/parked"), _parked)
 
     def price_lists(self) -> list[views.PriceListRow]:
-        return self._decode(self._call("GET", "/v1/price-lists"), list[views.PriceListRow])
+        return self._decode(self._call("GET", "/v1/price-lists"), _price_lists)
 
     def publish_price_list(self, toml: str) -> views.PriceListRow:
-        return self._decode(self._call("POST", "/v1/price-lists", toml.encode()), views.PriceListRow)
+        return self._decode(self._call("POST", "/v1/price-lists", toml.encode()), _price_list)
 
     def reprice(self, price_list: str, toml: str | None, since: str | None) -> views.RepriceReport:
         """With the prices in the TOML text, else with those of a published list."""
@@ -93,7 +110,7 @@ class LedgerClient:
             answer = self._call("POST", "/v1/reprice?" + _query({"since": since}), toml.encode())
         else:
             answer = self._call("GET", "/v1/reprice?" + _query({"price_list": price_list, "since": since}))
-        return self._decode(answer, views.RepriceReport)
+        return self._decode(answer, _repriced)
 
     def settle(self, record: dict[str, object]) -> int:
         """Settle a call from its provider's record; the position of the settlement in the log."""
@@ -110,9 +127,9 @@ class LedgerClient:
                     if text.startswith("event:"):
                         kind = text[6:].strip()
                     elif text.startswith("data:") and kind == "progress":
-                        yield self._decode(text[5:].strip().encode(), views.PassProgress)
+                        yield self._decode(text[5:].strip().encode(), _progress)
                     elif text.startswith("data:") and kind == "result":
-                        yield self._decode(text[5:].strip().encode(), views.PassResult)
+                        yield self._decode(text[5:].strip().encode(), _result)
                         return
         except urllib.error.HTTPError as error:
             raise _error_of(error) from error
@@ -146,7 +163,7 @@ class LedgerClient:
                 if text.startswith("event:"):
                     kind = text[6:].strip()
                 elif text.startswith("data:") and kind == "run":
-                    yield self._decode(text[5:].strip().encode(), views.RunRow)
+                    yield self._decode(text[5:].strip().encode(), _row)
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> bytes:
         waiting = _Waiting(self._url, self._patience_s)
@@ -172,9 +189,9 @@ class LedgerClient:
         response: HTTPResponse = opener.open(request, timeout=timeout_s)
         return response
 
-    def _decode(self, content: bytes, kind: type[T]) -> T:
+    def _decode(self, content: bytes, decoder: msgspec.json.Decoder[T]) -> T:
         try:
-            return msgspec.json.decode(content, type=kind)
+            return decoder.decode(content)
         except msgspec.MsgspecError as error:
             raise CliError(
                 f"{self._url} answered something unexpected ({error}); are both sides the same release?"

@@ -21,6 +21,8 @@ STARTUP_S = 30
 """What grader, patch and interpreter starts may take beside the tests."""
 _PROGRAMS = ("grade.py", "pytest_processes.py", "repository.py", "run_tests.py")
 _PLAN = "grading/plan.json"
+_plan = msgspec.json.Decoder(Plan)
+"""Made at once: verdicts are given in threads, and msgspec shows a thread what another one has half built of a type."""
 
 
 RoundKind = Literal["tests", "probes", "discovery"]
@@ -105,7 +107,7 @@ def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> byte
 
 def plan_of(bundle: bytes) -> Plan:
     """The plan that a bundle carries: how the verdict knows what was asked, without a memory of its own."""
-    return msgspec.json.decode(unpack(bundle)[_PLAN].content, type=Plan)
+    return _plan.decode(unpack(bundle)[_PLAN].content)
 
 
 def sandbox_timeout_s(plan: Plan) -> int:

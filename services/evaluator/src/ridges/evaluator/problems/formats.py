@@ -58,6 +58,10 @@ class _Description(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     tests: _Tests = _Tests()
 
 
+msgspec.json.Decoder(_Description)
+"""Builds the type: descriptions are read in threads, and msgspec shows a thread what another one has half built."""
+
+
 def edition_of(tree: Tree) -> bytes:
     """The bytes whose digest names this edition of the problem: everything in the folder, hidden tests included."""
     return pack(tree)
