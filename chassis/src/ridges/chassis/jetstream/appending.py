@@ -2,7 +2,7 @@
 
 The server checks the expected position before it looks for a duplicate id, and forgets ids after its duplicate
 window. So a rejected append is only a lost race if our ids are not in the log yet; and ids that may be older than the
-window are looked up before.
+window are looked up before, unless they could stand only where the append expects nothing.
 """
 
 import re
@@ -106,7 +106,7 @@ class _Attempt:
     ) -> None:
         self._connection, self._group, self._stream_id = connection, group, stream_id
         self._messages, self._expected = messages, expected
-        self._unsure = not all(_surely_in_window(message.event_id) for message in messages)
+        self._unsure = not (self._first_of_its_kind or all(_surely_in_window(message.event_id) for message in messages))
 
     async def once(self) -> int:
         missing = self._messages
@@ -119,7 +119,7 @@ class _Attempt:
             position = await (self._publish(missing[0]) if len(missing) == 1 else self._publish_batch(missing))
         except APIError as error:
             return await self._explain(error)
-        return max(position, 0 if missing is self._messages else await self._last_of_all())
+        return max(position, 0 if len(missing) == len(self._messages) else await self._last_of_all())
 
     async def _publish(self, message: _Message) -> int:
         expectation = self._expectation()
@@ -161,6 +161,15 @@ class _Attempt:
             await self._connection.client.publish(message.subject, message.content, headers=headers)
         headers = _batch_headers(batch_id, len(messages), last) | {BATCH_COMMIT: "1"}
         return int(read_reply(await self._connection.request(last.subject, last.content, headers=headers))["seq"])
+
+    @property
+    def _first_of_its_kind(self) -> bool:
+        """Whether the server refuses the append when any of the events is stored: none of their subjects may exist."""
+        if self._expected is None or self._expected.position:
+            return False
+        of_type = self._expected.of_type
+        subjects = None if of_type is None else event_subject(self._stream_id, type_name(of_type))
+        return subjects is None or all(message.subject == subjects for message in self._messages)
 
     def _expectation(self) -> dict[str, str]:
         if self._expected is None:
