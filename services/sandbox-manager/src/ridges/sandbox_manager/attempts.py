@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 import msgspec
 import structlog
 
-from ridges.chassis.ports import LeftToOthers
+from ridges.chassis.ports import LeftToOthers, Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.faults import Cause
@@ -71,27 +71,28 @@ class AgentAttempts:
         self._bench = workbench
         self._runner = agent_runner_source()
 
-    async def attempt(self, requested: ev.RunRequested, live: LiveSandbox) -> None:
-        """Whatever the run needs now; returns when the log knows it.
+    async def attempt(self, requested: ev.RunRequested, live: LiveSandbox) -> bool:
+        """Whatever the run needs now; returns when the log knows it. Whether its agent's part is surely over.
 
         Raises:
             Exception: it must be tried again.
         """
-        decision = decide_agent(fold(await self._bench.events(requested.run_id)), self._bench.max_attempts)
+        known = await self._bench.store.read_run(requested.run_id)
+        decision = decide_agent(fold(recorded.event for recorded in known), self._bench.max_attempts)
         if isinstance(decision, Nothing):
             log.info("nothing to do", why=decision.why)
             self._bench.attempt_copies.forget(requested.run_id)
-            return
+            return True
         if isinstance(decision, GiveUp):
             await self._give_up(requested, decision)
-            return
+            return False
         live.phase = "preparing"
         prepared = await self._prepare(requested, live, decision.attempt - 1)
-        if prepared is None or not await self._start(requested, decision, prepared, live):
-            return
+        if prepared is None or not await self._start(requested, decision, prepared, live, known):
+            return False
         with self._bench.metrics.sandbox("agent", prepared.technology.name) as counted:
             async with self._ran(requested, decision.attempt, prepared, live) as left:
-                await self._end(requested, decision.attempt, left, live, counted)
+                return await self._end(requested, decision.attempt, left, live, counted)
 
     async def _prepare(self, requested: ev.RunRequested, live: LiveSandbox, attempt: int) -> _Prepared | None:
         """Everything that may fail before the run is ours. None: it was given up."""
@@ -120,7 +121,12 @@ class AgentAttempts:
         return _Prepared(technology=technology, spec=spec, previous=previous)
 
     async def _start(
-        self, requested: ev.RunRequested, decision: StartAttempt, prepared: _Prepared, live: LiveSandbox
+        self,
+        requested: ev.RunRequested,
+        decision: StartAttempt,
+        prepared: _Prepared,
+        live: LiveSandbox,
+        known: Sequence[Recorded],
     ) -> bool:
         """Whether the attempt is ours: appended before its sandbox starts, and nobody was faster."""
         bench = self._bench
@@ -139,7 +145,7 @@ class AgentAttempts:
         def decide(events: Sequence[ev.AnyEvent]) -> ev.AgentStarted | None:
             return started if decide_agent(fold(events), bench.max_attempts) == decision else None
 
-        ours = await append_decided(bench.store, requested.run_id, started.id, decide) is not None
+        ours = await append_decided(bench.store, requested.run_id, started.id, decide, known) is not None
         if ours:
             bench.attempt_copies.forget(requested.run_id)
         log.info("attempt started" if ours else "another manager was faster", attempt=decision.attempt)
@@ -188,8 +194,8 @@ class AgentAttempts:
 
     async def _end(
         self, requested: ev.RunRequested, attempt: int, left: _Left, live: LiveSandbox, counted: Counted
-    ) -> None:
-        """Keep what the attempt left and tell it, unless another manager began a newer one."""
+    ) -> bool:
+        """Keep what the attempt left and tell it, unless another manager began a newer one. Whether it was told."""
         told = None
         if not live.overtaken:
             told = await self._tell(requested, attempt, await self._kept(left))
@@ -197,9 +203,10 @@ class AgentAttempts:
         if told is None:
             counted.end = "overtaken"
             log.warning("result dropped: the run ended or a newer attempt began", attempt=attempt)
-            return
+            return False
         counted.told(told.cause)
         log.info("attempt ended", attempt=attempt, appended=type(told).__name__, cause=told.cause)
+        return True
 
     async def _kept(self, left: _Left) -> _Left:
         contents = {
@@ -227,8 +234,9 @@ class AgentAttempts:
         told = await append_decided(self._bench.store, requested.run_id, envelope["id"], decide)
         if told is None:
             return None
-        assert isinstance(told.event, ev.PatchProduced | ev.AgentFailed)
-        return told.event
+        event = told.entry.event
+        assert isinstance(event, ev.PatchProduced | ev.AgentFailed)
+        return event
 
     async def _give_up(self, requested: ev.RunRequested, given_up: GiveUp) -> None:
         """End the run without starting a sandbox, with what there is of its last attempt."""

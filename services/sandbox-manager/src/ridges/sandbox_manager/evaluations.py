@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import msgspec
 import structlog
 
+from ridges.chassis.ports import Recorded
 from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
 from ridges.sandbox_manager.agent_sandbox import evaluation_spec
-from ridges.sandbox_manager.deciding import append_decided
+from ridges.sandbox_manager.deciding import Appended, append_decided
 from ridges.sandbox_manager.domain import (
     GiveUp,
     Nothing,
@@ -38,29 +39,30 @@ class Evaluations:
     def __init__(self, workbench: Workbench) -> None:
         self._bench = workbench
 
-    async def evaluate(self, requested: ev.EvaluationRequested, live: LiveSandbox) -> None:
-        """Whatever the evaluation needs now; returns when the log knows it.
+    async def evaluate(self, requested: ev.EvaluationRequested, live: LiveSandbox) -> bool:
+        """Whatever the evaluation needs now; returns when the log knows it. Whether it is surely over.
 
         Raises:
             Exception: it must be tried again.
         """
         bench = self._bench
-        events = await bench.events(requested.run_id)
+        known = await bench.store.read_run(requested.run_id)
+        events = [recorded.event for recorded in known]
         decision = decide_evaluation(events, requested, bench.max_attempts)
         if isinstance(decision, Nothing):
             log.info("nothing to do", why=decision.why)
-            return
+            return True
         if isinstance(decision, GiveUp):
             await self._give_up(requested, decision)
-            return
+            return False
         last_chance = len(starts_of(events, requested.evaluation_id)) + 1 >= bench.max_attempts
         prepared = await self._prepare(requested, live)
         if prepared is None:
-            return
+            return False
         technology, spec = prepared
-        started = await self._start(requested, technology, live)
+        started = await self._start(requested, technology, live, known)
         if started is None:
-            return
+            return False
         with bench.metrics.sandbox("evaluation", technology.name) as counted:
             spec = msgspec.structs.replace(spec, on_log=live.tail.add)
             exited: ev.EvaluationSandboxExited | None
@@ -73,7 +75,7 @@ class Evaluations:
                     exited = self._lost(requested, _given_up(requested, error))
                 else:
                     exited = None if live.overtaken else await self._exited(requested, left)
-                await self._end(requested, exited, started.id, counted)
+                return await self._end(requested, exited, started, counted)
 
     async def _prepare(
         self, requested: ev.EvaluationRequested, live: LiveSandbox
@@ -95,9 +97,9 @@ class Evaluations:
         return technology, spec
 
     async def _start(
-        self, requested: ev.EvaluationRequested, technology: Sandbox, live: LiveSandbox
-    ) -> ev.EvaluationStarted | None:
-        """The event that made it ours; None when somebody was faster or nobody wants it any more."""
+        self, requested: ev.EvaluationRequested, technology: Sandbox, live: LiveSandbox, known: Sequence[Recorded]
+    ) -> Appended | None:
+        """What made it ours; None when somebody was faster or nobody wants it any more."""
         bench = self._bench
         started = ev.EvaluationStarted(
             **bench.envelope(requested),
@@ -110,11 +112,11 @@ class Evaluations:
             wanted = decide_evaluation(events, requested, bench.max_attempts)
             return started if isinstance(wanted, StartEvaluation) else None
 
-        ours = await append_decided(bench.store, requested.run_id, started.id, decide)
+        ours = await append_decided(bench.store, requested.run_id, started.id, decide, known)
         if ours is None or live.cancelled.is_set():
             return None
-        live.started_position = ours.position
-        return started
+        live.started_position = ours.entry.position
+        return ours
 
     async def _exited(self, requested: ev.EvaluationRequested, left: SandboxExit) -> ev.EvaluationSandboxExited:
         """What it left, in the blob store."""
@@ -156,20 +158,22 @@ class Evaluations:
         self,
         requested: ev.EvaluationRequested,
         exited: ev.EvaluationSandboxExited | None,
-        started_id: str,
+        started: Appended,
         counted: Counted,
-    ) -> None:
-        if exited is None or not await self._tell(requested, exited, started_id):
+    ) -> bool:
+        if exited is None or not await self._tell(requested, exited, started):
             counted.end = "overtaken"
             log.warning("evaluation result dropped: another one began, or nobody waits for it any more")
-            return
+            return False
         counted.end = "cancelled" if exited.exit.cancelled else exited.cause or "none"
         log.info("evaluation ended", exit_code=exited.exit.exit_code, cause=exited.cause)
+        return True
 
     async def _tell(
-        self, requested: ev.EvaluationRequested, exited: ev.EvaluationSandboxExited, started_id: str | None
+        self, requested: ev.EvaluationRequested, exited: ev.EvaluationSandboxExited, started: Appended | None
     ) -> bool:
         """Whether it was appended: wanted, and of the newest start; after a cancel as what it left."""
+        started_id, known = (None, ()) if started is None else (started.entry.event.id, started.run)
 
         def decide(events: Sequence[ev.AnyEvent]) -> ev.EvaluationSandboxExited | None:
             if not evaluation_is_ours(events, requested.evaluation_id, started_id):
@@ -179,7 +183,7 @@ class Evaluations:
                 return None
             return exited
 
-        return await append_decided(self._bench.store, requested.run_id, exited.id, decide) is not None
+        return await append_decided(self._bench.store, requested.run_id, exited.id, decide, known) is not None
 
 
 def _given_up(requested: ev.EvaluationRequested, error: Exception) -> GiveUp:

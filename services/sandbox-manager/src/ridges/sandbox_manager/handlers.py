@@ -40,15 +40,17 @@ class Handlers:
             async with self._enter(requested.run_id, requested.run_id, "agent") as live:
                 live.end_when_spent = requested.limits.model.end_when_spent
                 want = Want.of(recorded)
+                over = False
                 async with self._admission.place(want, given_up=live.cancelled, wait_s=self._claim_s) as placed:
                     if placed and not live.cancelled.is_set():
-                        await self._attempts.attempt(requested, live)
+                        over = await self._attempts.attempt(requested, live)
                 if not placed and not live.cancelled.is_set():
                     self._bench.metrics.given_back()
                     raise GiveBack
-                await self._leave_unless_over(
-                    requested.run_id, lambda events: decide_agent(fold(events), self._bench.max_attempts)
-                )
+                if not over:
+                    await self._leave_unless_over(
+                        requested.run_id, lambda events: decide_agent(fold(events), self._bench.max_attempts)
+                    )
 
     async def run_evaluation(self, recorded: Recorded) -> None:
         """One evaluation sandbox, told to the log from start to end.
@@ -61,10 +63,10 @@ class Handlers:
         assert isinstance(requested, ev.EvaluationRequested)
         with structlog.contextvars.bound_contextvars(run_id=requested.run_id, evaluation_id=requested.evaluation_id):
             async with self._enter(requested.evaluation_id, requested.run_id, "evaluation") as live:
-                await self._evaluations.evaluate(requested, live)
-                await self._leave_unless_over(
-                    requested.run_id, lambda events: decide_evaluation(events, requested, self._bench.max_attempts)
-                )
+                if not await self._evaluations.evaluate(requested, live):
+                    await self._leave_unless_over(
+                        requested.run_id, lambda events: decide_evaluation(events, requested, self._bench.max_attempts)
+                    )
 
     async def watch(self, after: int) -> None:
         """Ends the sandboxes that must not go on, from that position of the log on. Never returns."""

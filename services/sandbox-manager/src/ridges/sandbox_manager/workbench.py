@@ -100,10 +100,6 @@ class Workbench(msgspec.Struct, frozen=True, kw_only=True):
             return True
         return mishap_of(error).retry and self.patience.lasts(key)
 
-    async def events(self, run_id: str) -> list[ev.AnyEvent]:
-        """Of one run, in order."""
-        return [recorded.event for recorded in await self.store.read_run(run_id)]
-
     def envelope(self, cause: ev.Event) -> dict[str, Any]:
         """Of an event that follows from another one."""
         return {
