@@ -1,5 +1,7 @@
 """Canaries and probes keep what they promise, under the real pytest."""
 
+import ast
+
 import pytest
 from grading import CREATE, FIX, git_patch, grade, in_subprocess, problem_of
 
@@ -82,6 +84,23 @@ def test_the_random_value_has_the_type_of_the_expected_one(expected, kind):
     space["test_x"]()
     assert type(seen[0]) is kind
     assert seen[0] != eval(expected)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_nothing_but_the_expected_value_is_replaced(end):
+    """Also behind characters of several bytes and other line ends, and where the value goes over several lines."""
+    lines = ["# ü\x0c", "def test_x():", "    x = 'äöü'; assert g(x) == [", "        1,", "    ], 'ß'", "    assert f() == (2)"]
+    source = end.join(lines) + end
+    probe = probe_file(source, frozenset({"test_x"}))
+    before, after = ast.parse(source), ast.parse(probe.source)
+    for tree in (before, after):
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assert):
+                assert isinstance(node.test, ast.Compare)
+                node.test.comparators = []
+    assert ast.dump(before) == ast.dump(after)
+    assert "# ü" in probe.source
+    assert "(2)" not in probe.source
 
 
 def test_no_probe_without_a_fit_test():

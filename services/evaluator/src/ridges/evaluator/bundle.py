@@ -12,7 +12,7 @@ from ridges.contracts.events import SandboxFile
 from ridges.evaluator.canaries import CanaryFile, ProbeFile, canary_file, probe_file, ways_to_fail
 from ridges.evaluator.domain import Plan, Problem, Round, SourceFile
 from ridges.evaluator.patches import VettedPatch
-from ridges.evaluator.problems.tree import moved, pack, unpack
+from ridges.evaluator.problems.tree import files_of, moved, pack
 
 COMMAND = ("python3", "-I", "grading/grade.py")
 """Relative to the sandbox's working directory ``/sandbox``."""
@@ -93,13 +93,20 @@ def _probe_round(problem: Problem, names: dict[str, list[str]], ways: frozenset[
     return [_round("probes", probes, select, {file: probe.source for file, probe in probes.items()}, ways)]
 
 
-def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> bytes:
-    """The tar for ``/sandbox``."""
+def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan, fixed: bytes | None = None) -> bytes:
+    """The tar for ``/sandbox``. ``fixed``: the problem's ``fixed_part``, where it was made before."""
+    tree = {
+        "patch.diff": SourceFile(patch.content if patch else b""),
+        _PLAN: SourceFile(msgspec.json.encode(plan)),
+        "grading/rounds": SourceFile(str(len(plan.rounds)).encode()),  # the grader wants it before the plan
+    }
+    return pack(tree, open_end=True) + (fixed_part(problem) if fixed is None else fixed)
+
+
+def fixed_part(problem: Problem) -> bytes:
+    """What all bundles of a problem have in common."""
     inside = package_files("ridges.evaluator") / "inside"
     tree = moved(problem.workspace, "repo") | moved(problem.tests, "grading/tests")
-    tree["patch.diff"] = SourceFile(patch.content if patch else b"")
-    tree[_PLAN] = SourceFile(msgspec.json.encode(plan))
-    tree["grading/rounds"] = SourceFile(str(len(plan.rounds)).encode())  # the grader wants it before the plan
     for name in _PROGRAMS:
         tree[f"grading/{name}"] = SourceFile((inside / name).read_bytes())
     return pack(tree)
@@ -107,7 +114,7 @@ def make_bundle(problem: Problem, patch: VettedPatch | None, plan: Plan) -> byte
 
 def plan_of(bundle: bytes) -> Plan:
     """The plan that a bundle carries: how the verdict knows what was asked, without a memory of its own."""
-    return _plan.decode(unpack(bundle)[_PLAN].content)
+    return _plan.decode(next(file.content for name, file in files_of(bundle) if name == _PLAN))
 
 
 def sandbox_timeout_s(plan: Plan) -> int:

@@ -6,7 +6,6 @@ the results of the patched code are "equal" to anything.
 """
 
 import ast
-import copy
 import random
 import re
 import secrets
@@ -14,6 +13,7 @@ import sys
 import unittest
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
+from itertools import accumulate
 
 import msgspec
 
@@ -158,14 +158,61 @@ def probe_file(source: str, allowed: frozenset[str]) -> ProbeFile | None:
         source: the hidden test file.
         allowed: names of the tests that decide, without parameters.
     """
-    module = ast.parse(source)
-    fit = [(name, function) for name, function in _functions(module) if name in allowed and _is_fit(function)]
+    text = _read(source)
+    fit = [test for test in text.fit if test.name in allowed]
     if not fit:
         return None
     chosen = random.SystemRandom().sample(fit, min(PROBES_PER_FILE, len(fit)))
-    for _, function in chosen:
-        function.body = [_with_random_expectation(statement) for statement in function.body]
-    return ProbeFile(source=ast.unparse(ast.fix_missing_locations(module)), tests=tuple(name for name, _ in chosen))
+    content, end = text.content, 0
+    parts: list[bytes] = []
+    for side in sorted((side for test in chosen for side in test.sides), key=lambda side: side.begin):
+        parts += content[end : side.begin], ast.unparse(_another(side.expected)).encode()
+        end = side.end
+    probe = b"".join((*parts, content[end:])).decode()
+    return ProbeFile(source=probe, tests=tuple(test.name for test in chosen))
+
+
+class _Side(msgspec.Struct, frozen=True):
+    """An expected value, and where it stands in the file."""
+
+    begin: int
+    end: int
+    expected: ast.expr
+
+
+class _Fit(msgspec.Struct, frozen=True):
+    name: str
+    sides: tuple[_Side, ...]
+
+
+class _Text(msgspec.Struct, frozen=True):
+    content: bytes
+    """UTF-8 with plain line ends: positions of the syntax tree count in it."""
+    fit: tuple[_Fit, ...]
+
+
+@lru_cache(maxsize=32)
+def _read(source: str) -> _Text:
+    """What does not change from probe to probe. Reading a file takes some milliseconds."""
+    source = source.replace("\r\n", "\n").replace("\r", "\n")
+    content = source.encode()
+    begins = [0, *accumulate(map(len, content.splitlines(keepends=True)))]
+    fit = [
+        _Fit(name, tuple(_sides(function, begins)))
+        for name, function in _functions(ast.parse(source))
+        if _is_fit(function)
+    ]
+    return _Text(content, tuple(fit))
+
+
+def _sides(function: ast.FunctionDef, begins: list[int]) -> Iterator[_Side]:
+    for statement in function.body:
+        expected = _expected(statement)
+        if expected is not None:
+            assert expected.end_lineno is not None
+            assert expected.end_col_offset is not None
+            begin = begins[expected.lineno - 1] + expected.col_offset
+            yield _Side(begin, begins[expected.end_lineno - 1] + expected.end_col_offset, expected)
 
 
 def _functions(module: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:
@@ -204,18 +251,13 @@ def _comparison(statement: ast.stmt) -> ast.Compare | ast.Call | None:
     return None
 
 
-def _with_random_expectation(statement: ast.stmt) -> ast.stmt:
-    statement = copy.deepcopy(statement)
+def _expected(statement: ast.stmt) -> ast.expr | None:
+    """The side of its equality that is not computed."""
     found = _comparison(statement)
-    if isinstance(found, ast.Compare):
-        if _computes(found.comparators[0]) and not _computes(found.left):
-            found.left = _another(found.left)
-        else:
-            found.comparators[0] = _another(found.comparators[0])
-    elif found is not None:
-        side = 0 if _computes(found.args[1]) and not _computes(found.args[0]) else 1
-        found.args[side] = _another(found.args[side])
-    return statement
+    if found is None:
+        return None
+    first, second = (found.left, found.comparators[0]) if isinstance(found, ast.Compare) else found.args[:2]
+    return first if _computes(second) and not _computes(first) else second
 
 
 def _computes(node: ast.expr) -> bool:

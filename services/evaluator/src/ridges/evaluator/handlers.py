@@ -6,7 +6,7 @@ wins and every later append of it is the same event.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -15,20 +15,25 @@ from ridges.chassis.ports import BlobStore, Clock, EventStore, LastPosition, Rec
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause, counts_against_agent
 from ridges.contracts.lifecycle import Run, RunState, evolve
-from ridges.evaluator.bundle import COMMAND, REPORT, make_bundle, make_plan, plan_of, sandbox_timeout_s
-from ridges.evaluator.domain import Problem, event_id
+from ridges.evaluator.bundle import COMMAND, REPORT, fixed_part, make_bundle, make_plan, plan_of, sandbox_timeout_s
+from ridges.evaluator.domain import Plan, Problem, event_id
 from ridges.evaluator.errors import EvaluationLost, PatchRefused
-from ridges.evaluator.patches import PatchLimits, vet
+from ridges.evaluator.patches import PatchLimits, VettedPatch, vet
 from ridges.evaluator.problems.editions import Editions
 from ridges.evaluator.verdict import Judgement, judge, unresolved
 
 log = structlog.get_logger(__name__)
+Kept = TypeVar("Kept")
 
 BUNDLE_MEDIA_TYPE = "application/x-tar"
 MAX_DETAIL_CHARS = 2_000
 MAX_TESTS_BYTES = 160 * 1024
 """Of all test results in one event; an event holds at most 256 KiB."""
 MAX_NAMES = 50
+KEPT_PLANS = 100
+"""Of evaluations at work; others are read from their bundles."""
+KEPT_PARTS, KEPT_PART_BYTES = 8, 4 * 1024 * 1024
+"""Tars of problems, and how large one may be; a larger one is made for each run."""
 
 
 class Evaluations:
@@ -39,6 +44,8 @@ class Evaluations:
     ) -> None:
         self._store, self._blobs, self._clock = store, blobs, clock
         self._editions, self._patch_limits = editions, patch_limits
+        self._plans: dict[str, Plan] = {}
+        self._fixed: dict[str, bytes] = {}
 
     async def request_evaluation(self, produced: ev.PatchProduced) -> None:
         """Vet the run's patch; append EvaluationRequested, or TestsFinished for a patch that must not be applied.
@@ -54,20 +61,20 @@ class Evaluations:
             return
         problem = await self._editions.get(requested.problem_id, requested.problem_digest)
         patch = await self._blobs.get(produced.patch.digest)
+        timeout_s = requested.limits.evaluation_timeout_s
         try:
-            vetted = await asyncio.to_thread(vet, patch, problem.workspace, problem.python_path, self._patch_limits)
+            vetted, plan, bundle = await asyncio.to_thread(self._made, problem, patch, timeout_s)
         except PatchRefused as refused:
             await self._finish(produced, evaluation_id_of(produced), _refusal(problem, produced, refused))
             return
-        timeout_s = requested.limits.evaluation_timeout_s
-        plan = await asyncio.to_thread(make_plan, problem, vetted, timeout_s)
-        bundle = await asyncio.to_thread(make_bundle, problem, vetted, plan)
         evaluation_id = evaluation_id_of(produced)
+        stored = await self._blobs.put(bundle, BUNDLE_MEDIA_TYPE)
+        _keep(self._plans, stored.digest, plan, KEPT_PLANS)
         asked = ev.EvaluationRequested(
             **self._envelope(produced, "EvaluationRequested", evaluation_id),
             evaluation_id=evaluation_id,
             attempt=produced.attempt,
-            bundle=await self._blobs.put(bundle, BUNDLE_MEDIA_TYPE),
+            bundle=stored,
             command=COMMAND,
             outputs=(REPORT,),
             limits=requested.limits.sandbox,
@@ -77,6 +84,17 @@ class Evaluations:
             mended=_few(vetted.mended),
         )
         await self._append_first(asked, recorded)
+
+    def _made(self, problem: Problem, patch: bytes, timeout_s: int) -> tuple[VettedPatch, Plan, bytes]:
+        """In a thread. Raises PatchRefused."""
+        vetted = vet(patch, problem.workspace, problem.python_path, self._patch_limits)
+        plan = make_plan(problem, vetted, timeout_s)
+        fixed = self._fixed.get(problem.problem_digest)
+        if fixed is None:
+            fixed = fixed_part(problem)
+            if len(fixed) <= KEPT_PART_BYTES:
+                _keep(self._fixed, problem.problem_digest, fixed, KEPT_PARTS)
+        return vetted, plan, make_bundle(problem, vetted, plan, fixed)
 
     async def judge_evaluation(self, exited: ev.EvaluationSandboxExited) -> None:
         """Append the verdict on an evaluation whose sandbox is gone.
@@ -90,8 +108,16 @@ class Evaluations:
         if asked is None or _has_ended(recorded):
             log.info("evaluation not judged: unknown, or its run has ended", run_id=exited.run_id)
             return
-        judgement = await judge_exited(self._blobs, asked, exited)
+        judgement = await self._judged(asked, exited)
         await self._finish(exited, exited.evaluation_id, judgement, exited)
+
+    async def _judged(self, asked: ev.EvaluationRequested, exited: ev.EvaluationSandboxExited) -> Judgement:
+        plan = self._plans.get(asked.bundle.digest)
+        bundle = b"" if plan is not None else await self._blobs.get(asked.bundle.digest)
+        report = await report_of(self._blobs, exited) if exited.cause is None else None
+        judgement = await asyncio.to_thread(_judged, plan or bundle, report, exited)
+        self._plans.pop(asked.bundle.digest, None)
+        return judgement
 
     async def give_up(self, trigger: ev.Event, evaluation_id: str, cause: Cause, detail: str) -> None:
         """Append EvaluationFailed, unless the run has ended."""
@@ -144,22 +170,13 @@ class Evaluations:
         }
 
 
-async def judge_exited(
-    blobs: BlobStore, asked: ev.EvaluationRequested, exited: ev.EvaluationSandboxExited
-) -> Judgement:
-    """The verdict on what a sandbox left.
+def _judged(known: Plan | bytes, report: bytes | None, exited: ev.EvaluationSandboxExited) -> Judgement:
+    """The verdict on what a sandbox left, by its plan or by the bundle that carries the plan.
 
     Raises:
         EvaluationLost: the platform, not the command, is why it ended; or the grader could not start.
-        BlobMissing: what it left is not in the blob store.
     """
-    bundle = await blobs.get(asked.bundle.digest)
-    report = await report_of(blobs, exited) if exited.cause is None else None
-    return await asyncio.to_thread(_judged, bundle, report, exited)
-
-
-def _judged(bundle: bytes, report: bytes | None, exited: ev.EvaluationSandboxExited) -> Judgement:
-    plan = plan_of(bundle)
+    plan = known if isinstance(known, Plan) else plan_of(known)
     if exited.cause is not None:
         if counts_against_agent(exited.cause):
             expected = [(test.id, test.category) for test in plan.expected]
@@ -176,6 +193,13 @@ async def report_of(blobs: BlobStore, exited: ev.EvaluationSandboxExited) -> byt
                 return await blobs.get(output.content.digest)
             return None if output.problem == "missing" else b""
     return None
+
+
+def _keep(kept: dict[str, Kept], key: str, value: Kept, most: int) -> None:
+    """The oldest goes where there are too many."""
+    kept[key] = value
+    while len(kept) > most:
+        kept.pop(next(iter(kept)), None)
 
 
 def evaluation_id_of(produced: ev.PatchProduced) -> str:

@@ -65,8 +65,11 @@ def fingerprint(folder: Path) -> tuple[tuple[str, int, int], ...]:
     return tuple(found)
 
 
-def pack(tree: Tree) -> bytes:
-    """A tar that is equal for equal trees: sorted, uid and gid 1000, mtime 0, only regular files and folders."""
+def pack(tree: Tree, *, open_end: bool = False) -> bytes:
+    """A tar that is equal for equal trees: sorted, uid and gid 1000, mtime 0, only regular files and folders.
+
+    With an open end another tar may follow.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
         folders: set[str] = set()
@@ -78,7 +81,8 @@ def pack(tree: Tree) -> bytes:
             entry = _entry(name, tarfile.REGTYPE, 0o755 if file.executable else 0o644)
             entry.size = len(file.content)
             tar.addfile(entry, io.BytesIO(file.content))
-    return buffer.getvalue()
+        size = tar.offset
+    return buffer.getvalue()[:size] if open_end else buffer.getvalue()
 
 
 def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
@@ -94,7 +98,11 @@ def unpack(content: bytes) -> dict[str, SourceFile]:
     Raises:
         TreeRefused: the bytes are no tar of regular files and folders.
     """
-    files: dict[str, SourceFile] = {}
+    return dict(files_of(content))
+
+
+def files_of(content: bytes) -> Iterator[tuple[str, SourceFile]]:
+    """The same file by file, as they stand in the tar."""
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as tar:
             for entry in tar:
@@ -103,10 +111,9 @@ def unpack(content: bytes) -> dict[str, SourceFile]:
                 stream = tar.extractfile(entry) if entry.isreg() else None
                 if stream is None:
                     raise TreeRefused(f"{entry.name} is not a regular file")
-                files[entry.name] = SourceFile(stream.read(), executable=bool(entry.mode & 0o100))
+                yield entry.name, SourceFile(stream.read(), executable=bool(entry.mode & 0o100))
     except tarfile.TarError as error:
         raise TreeRefused(f"not a tar: {error}") from error
-    return files
 
 
 def below(tree: Tree, folder: str) -> dict[str, SourceFile]:
