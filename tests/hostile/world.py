@@ -25,7 +25,7 @@ from ridges.contracts.blobs import BlobRef
 from ridges.contracts.events import RunRequested, SandboxFile
 from ridges.contracts.limits import RunLimits
 from ridges.evaluator.problems.tree import pack
-from ridges.sandbox_manager.agent_sandbox import AgentInputs, agent_spec
+from ridges.sandbox_manager.agent_sandbox import AgentInputs, agent_spec, below_repo
 from ridges.sandbox_manager.inside import agent_runner_source
 from ridges.sandbox_manager.outcomes import OUTPUT_PATH, outcome_of
 from ridges.sandbox_manager.ports import PROXY_URL, Sandbox, SandboxSpec
@@ -150,7 +150,7 @@ class World:
         inputs = AgentInputs(
             agent=text.encode(),
             statement=self._problem.statement.encode(),
-            workspace=pack(self._problem.workspace),
+            repo=below_repo(pack(self._problem.workspace)),
         )
         spec = agent_spec(
             requested, inputs, runner=agent_runner_source(), sandbox_id=str(uuid4()), now=datetime.now(UTC)

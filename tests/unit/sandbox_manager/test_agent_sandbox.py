@@ -23,6 +23,7 @@ from ridges.sandbox_manager.agent_sandbox import (
     BrokenWorkspace,
     agent_env,
     agent_spec,
+    below_repo,
     evaluation_spec,
 )
 
@@ -30,7 +31,7 @@ URL = "{proxy_url}"
 
 
 def made(workspace: bytes = WORKSPACE, statement: bytes = STATEMENT):
-    inputs = AgentInputs(agent=AGENT, statement=statement, workspace=workspace)
+    inputs = AgentInputs(agent=AGENT, statement=statement, repo=below_repo(workspace))
     return agent_spec(requested(), inputs, runner=b"run it", sandbox_id="s", now=NOW)
 
 

@@ -31,29 +31,25 @@ class BrokenWorkspace(ValueError):
 
 
 class AgentInputs(msgspec.Struct, frozen=True, kw_only=True):
-    """The contents that a RunRequested refers to."""
+    """What a RunRequested refers to."""
 
     agent: bytes
     statement: bytes
-    workspace: bytes
-    """Tar of the repository's tree."""
+    repo: bytes
+    """The workspace, made by ``below_repo``."""
 
 
 def agent_spec(
     requested: RunRequested, inputs: AgentInputs, *, runner: bytes, sandbox_id: str, now: datetime
 ) -> SandboxSpec:
-    """The sandbox of one attempt, still without its proxy.
-
-    Raises:
-        BrokenWorkspace: the problem is broken, not the agent.
-    """
+    """The sandbox of one attempt, still without its proxy."""
     timeout_s = requested.limits.agent_timeout_s
     return SandboxSpec(
         sandbox_id=sandbox_id,
         run_id=requested.run_id,
         kind="agent",
         image=requested.image,
-        files=(_own_files(inputs, runner), _below_repo(inputs.workspace)),
+        files=(_own_files(inputs, runner), inputs.repo),
         command=("python3", RUNNER_PATH),
         preload=_IMPORTS_OF_RUNNER,
         env=agent_env(requested),
@@ -121,8 +117,12 @@ def _own_files(inputs: AgentInputs, runner: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def _below_repo(workspace: bytes) -> bytes:
-    """The same tree below ``repo/``, without anything that git would take for its own."""
+def below_repo(workspace: bytes) -> bytes:
+    """The tree of a tar below ``repo/``, without anything that git would take for its own.
+
+    Raises:
+        BrokenWorkspace: the problem is broken, not the agent.
+    """
     buffer = io.BytesIO()
     try:
         with tarfile.open(fileobj=io.BytesIO(workspace)) as given, tarfile.open(fileobj=buffer, mode="w") as tar:

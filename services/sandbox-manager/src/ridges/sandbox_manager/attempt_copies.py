@@ -4,7 +4,6 @@ Two small files for each attempt.
 """
 
 import contextlib
-import glob
 import os
 import time
 from pathlib import Path
@@ -92,9 +91,10 @@ class AttemptCopies:
 
     def forget(self, run_id: str) -> None:
         """What there was of its attempts stands in the log of events now."""
-        for path in self._folder.glob(f"{glob.escape(run_id)}.*"):
-            with contextlib.suppress(OSError):
-                path.unlink()
+        for name in os.listdir(self._folder):  # noqa: PTH208 - three times a run; a glob costs 20 times as much
+            if name.startswith(f"{run_id}."):
+                with contextlib.suppress(OSError):
+                    (self._folder / name).unlink()
 
     def forget_old(self) -> None:
         """Files that nobody came back for."""

@@ -1,6 +1,5 @@
 """One attempt at a run: start its agent, run it, tell the log what became of it."""
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 
@@ -12,7 +11,7 @@ from ridges.contracts import events as ev
 from ridges.contracts.blobs import BlobRef
 from ridges.contracts.faults import Cause
 from ridges.contracts.money import usd_text
-from ridges.sandbox_manager.agent_sandbox import AgentInputs, agent_spec
+from ridges.sandbox_manager.agent_sandbox import agent_spec
 from ridges.sandbox_manager.deciding import append_decided, surely_read
 from ridges.sandbox_manager.domain import (
     GiveUp,
@@ -23,6 +22,7 @@ from ridges.sandbox_manager.domain import (
     fold,
     still_ours,
 )
+from ridges.sandbox_manager.inputs import Inputs
 from ridges.sandbox_manager.inside import agent_runner_source
 from ridges.sandbox_manager.keeping import keep
 from ridges.sandbox_manager.last_word import blamed
@@ -70,6 +70,7 @@ class AgentAttempts:
     def __init__(self, workbench: Workbench) -> None:
         self._bench = workbench
         self._runner = agent_runner_source()
+        self._inputs = Inputs(workbench.blobs)
 
     async def attempt(self, requested: ev.RunRequested, live: LiveSandbox) -> bool:
         """Whatever the run needs now; returns when the log knows it. Whether its agent's part is surely over.
@@ -100,16 +101,8 @@ class AgentAttempts:
         try:
             await bench.free_space.check()
             technology = await bench.technologies.pick(requested.sandbox)
-            refs = (requested.agent, requested.statement, requested.workspace)
-            agent, statement, workspace = await asyncio.gather(*(bench.blobs.get(ref.digest) for ref in refs))
-            spec = await asyncio.to_thread(
-                agent_spec,
-                requested,
-                AgentInputs(agent=agent, statement=statement, workspace=workspace),
-                runner=self._runner,
-                sandbox_id=live.sandbox_id,
-                now=bench.now,
-            )
+            inputs = await self._inputs.of(requested)
+            spec = agent_spec(requested, inputs, runner=self._runner, sandbox_id=live.sandbox_id, now=bench.now)
             await technology.admit(spec)
             previous = await self._found(requested.run_id, attempt)
         except Exception as error:
