@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 
 _SHELL = "/bin/sh"
-_LIMITED = 'ulimit -c 0; ulimit -n "$0"; exec "$@"'
-_IF_PARENT_LIVES = '[ "$PPID" = "$0" ] && exec "$@"'
+_LIMITED_IF_PARENT_LIVES = '[ "$PPID" = "$0" ] && ulimit -c 0 && ulimit -n "$1" && shift && exec "$@"'
 """After the kernel knows that it is to end with its parent, that parent may be gone already."""
 _PYTHON = """
 import ctypes, os, resource, sys
@@ -41,8 +40,7 @@ def bound_to_this_process(command: Sequence[str], uid: int, gid: int, files: int
     if setpriv is None:
         return [sys.executable, "-I", "-S", "-c", _PYTHON, parent, str(uid), str(gid), most, *command]
     user = ("--reuid", str(uid), "--regid", str(gid), "--clear-groups") if uid else ()
-    bound = [setpriv, *user, "--pdeathsig", "KILL", _SHELL, "-c", _IF_PARENT_LIVES, parent]
-    return [_SHELL, "-c", _LIMITED, most, *bound, *command]
+    return [setpriv, *user, "--pdeathsig", "KILL", _SHELL, "-c", _LIMITED_IF_PARENT_LIVES, parent, most, *command]
 
 
 @cache
