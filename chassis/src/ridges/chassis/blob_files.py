@@ -6,7 +6,6 @@ containers do, but none takes a day for one.
 
 import ctypes
 import os
-import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -39,17 +38,11 @@ def write_durably(path: Path, content: bytes, root: Path) -> None:
         sync_directory(path.parent)
         return
     made = _make_folders(path.parent)
-    (root / FRESH).mkdir(exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=root / FRESH)
+    fresh = _written(content, f"{root}/{FRESH}", sync=True)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            os.fchmod(file.fileno(), 0o644)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        os.rename(fresh, path)  # noqa: PTH104 - as below
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        Path(fresh).unlink(missing_ok=True)
         raise
     for folder in (path.parent, *made):
         sync_directory(folder)
@@ -92,21 +85,8 @@ def _write(path: str, content: bytes, fresh_folder: str) -> None:
     except FileNotFoundError:
         pass
     folder = path.rpartition("/")[0]
-    fresh = f"{fresh_folder}/{_process}-{next(_fresh)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    fresh = _written(content, fresh_folder, sync=False)
     try:
-        handle = os.open(fresh, flags, 0o644)
-    except FileNotFoundError:
-        Path(fresh_folder).mkdir(parents=True, exist_ok=True)
-        handle = os.open(fresh, flags, 0o644)
-    try:
-        try:
-            os.fchmod(handle, 0o644)
-            left = memoryview(content)
-            while left:
-                left = left[os.write(handle, left) :]
-        finally:
-            os.close(handle)
         try:
             os.rename(fresh, path)  # noqa: PTH104 - as above
         except FileNotFoundError:
@@ -117,8 +97,35 @@ def _write(path: str, content: bytes, fresh_folder: str) -> None:
         raise
 
 
+def _written(content: bytes, folder: str, *, sync: bool) -> str:
+    """The path of a fresh file with the content. Nothing is left when this raises."""
+    fresh = f"{folder}/{_process}-{next(_fresh)}"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    try:
+        handle = os.open(fresh, flags, 0o644)
+    except FileNotFoundError:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handle = os.open(fresh, flags, 0o644)
+    try:
+        try:
+            os.fchmod(handle, 0o644)
+            left = memoryview(content)
+            while left:
+                left = left[os.write(handle, left) :]
+            if sync:
+                os.fsync(handle)
+        finally:
+            os.close(handle)
+    except BaseException:
+        Path(fresh).unlink(missing_ok=True)
+        raise
+    return fresh
+
+
 def _make_folders(folder: Path) -> list[Path]:
     """The folders whose entries changed, for syncing."""
+    if folder.is_dir():
+        return []
     changed = []
     for missing in (folder, *folder.parents):
         if missing.exists():
