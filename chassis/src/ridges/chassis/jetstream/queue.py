@@ -40,6 +40,25 @@ class DurableConsumer:
         self._declared_on: Client | None = None
         self._declaring = asyncio.Lock()
         self.trouble: str | None = None
+        self._unused: list[_Inbox] = []
+
+    async def inbox(self, client: Client) -> "_Inbox":
+        """Where one pull is answered: of an earlier pull that got its message, or a new one."""
+        while self._unused:
+            inbox = self._unused.pop()
+            if inbox.client is client and inbox.arrived.empty():
+                return inbox
+            await inbox.give_back(self)
+        return await _Inbox.opened(client)
+
+    def no_longer_used(self, inbox: "_Inbox") -> None:
+        """Its pull got what it had asked for: nothing more comes."""
+        self._unused.append(inbox)
+
+    async def close(self) -> None:
+        """Nobody pulls any more."""
+        while self._unused:
+            await self._unused.pop().end()
 
     async def declared(self) -> Client:
         """The client, once the consumer certainly exists."""
@@ -92,7 +111,7 @@ class PullSource:
             return None
 
     async def _pull(self, client: Client) -> "JetStreamDelivery | None":
-        pull = _Pull(self._consumer, client)
+        pull = _Pull(self._consumer, await self._consumer.inbox(client))
         self._consumer.connection.reconnected.add(pull.interrupt)
         try:
             await pull.ask()
@@ -105,27 +124,58 @@ class PullSource:
             await pull.end()
 
 
+class _Inbox:
+    """A subscription, for one pull at a time."""
+
+    def __init__(self, client: Client, subject: str) -> None:
+        self.client, self.subject = client, subject
+        self.arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._subscription: Subscription | None = None
+
+    @classmethod
+    async def opened(cls, client: Client) -> "_Inbox":
+        inbox = cls(client, client.new_inbox())
+        inbox._subscription = await client.subscribe(inbox.subject, cb=inbox._on_message, pending_bytes_limit=0)
+        return inbox
+
+    async def give_back(self, consumer: DurableConsumer) -> None:
+        """End it. What arrives although nobody waits for it any more is for another consumer, at once."""
+        with suppress(errors.Error, OSError, TimeoutError):
+            if self._subscription is not None and self.client.is_connected:
+                await self._subscription.drain()  # type: ignore[no-untyped-call]
+                while not self.arrived.empty():
+                    message = self.arrived.get_nowait()
+                    if message is not None and (message.headers or {}).get("Status") is None:
+                        await JetStreamDelivery(consumer, message).again(0)
+                self._subscription = None
+
+    async def end(self) -> None:
+        with suppress(errors.Error, OSError):
+            if self._subscription is not None and not self.client.is_closed:
+                await self._subscription.unsubscribe()
+
+    async def _on_message(self, message: Msg) -> None:
+        self.arrived.put_nowait(message)
+
+
 class _Pull:
     """One request for one message."""
 
-    def __init__(self, consumer: DurableConsumer, client: Client) -> None:
-        self._consumer, self._client = consumer, client
-        self._arrived: asyncio.Queue[Msg | None] = asyncio.Queue()
-        self._subscription: Subscription | None = None
+    def __init__(self, consumer: DurableConsumer, inbox: _Inbox) -> None:
+        self._consumer, self._inbox = consumer, inbox
+        self._answered = False
 
     async def ask(self) -> None:
-        inbox = self._client.new_inbox()
-        self._subscription = await self._client.subscribe(inbox, cb=self._on_message, pending_bytes_limit=0)
         request = {"batch": 1, "expires": PULL_EXPIRES_S * NS_PER_S, "idle_heartbeat": HEARTBEAT_S * NS_PER_S}
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{EVENTS_STREAM}.{self._consumer.queue}"
-        await self._client.publish(subject, msgspec.json.encode(request), reply=inbox)
+        await self._inbox.client.publish(subject, msgspec.json.encode(request), reply=self._inbox.subject)
 
     async def answer(self) -> "JetStreamDelivery | None":
         """The message; None when it is time to ask again."""
         while True:
             try:
                 async with asyncio.timeout(SILENCE_S):
-                    message = await self._arrived.get()
+                    message = await self._inbox.arrived.get()
             except TimeoutError:
                 self._consumer.doubt()
                 return None
@@ -136,6 +186,7 @@ class _Pull:
             if status == "100":
                 continue
             if status is None:
+                self._answered = True
                 return JetStreamDelivery(self._consumer, message)
             if status != "408":
                 self._consumer.doubt()
@@ -144,26 +195,17 @@ class _Pull:
 
     def interrupt(self) -> None:
         """The server forgot the request."""
-        self._arrived.put_nowait(None)
+        self._inbox.arrived.put_nowait(None)
 
     async def give_back(self) -> None:
         """What arrives although nobody waits for it any more is for another consumer, at once."""
-        with suppress(errors.Error, OSError, TimeoutError):
-            if self._subscription is not None and self._client.is_connected:
-                await self._subscription.drain()  # type: ignore[no-untyped-call]
-                while not self._arrived.empty():
-                    message = self._arrived.get_nowait()
-                    if message is not None and (message.headers or {}).get("Status") is None:
-                        await JetStreamDelivery(self._consumer, message).again(0)
-                self._subscription = None
+        await self._inbox.give_back(self._consumer)
 
     async def end(self) -> None:
-        with suppress(errors.Error, OSError):
-            if self._subscription is not None and not self._client.is_closed:
-                await self._subscription.unsubscribe()
-
-    async def _on_message(self, message: Msg) -> None:
-        self._arrived.put_nowait(message)
+        if self._answered:
+            self._consumer.no_longer_used(self._inbox)
+        else:
+            await self._inbox.end()
 
 
 class JetStreamDelivery:

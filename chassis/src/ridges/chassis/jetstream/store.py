@@ -132,6 +132,7 @@ class JetStreamEventStore:
             yield pool
         finally:
             await pool.drain(0)
+            await consumer.close()
             self._consumers.discard(consumer)
 
     async def parked(self) -> list[Parked]:
