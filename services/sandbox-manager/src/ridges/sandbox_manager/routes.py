@@ -123,7 +123,7 @@ async def _until_more(live: LiveSandbox, wait_s: float) -> None:
 
 
 def _guard(api_token: str | None) -> Guard:
-    def check(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
+    async def check(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRouteHandler) -> None:
         if api_token is None:
             host = urlsplit("//" + connection.headers.get("host", "")).hostname
             if host not in _LOCAL_NAMES:  # or a foreign web page whose name was made to lead here

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import hmac
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import IntEnum
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,12 +32,12 @@ READ, RUN, ADMIN = ({"role": role} for role in Role)
 """For a route's ``opt``. A route without one needs READ for safe methods, else RUN."""
 
 
-def guard(config: LedgerSettings) -> Callable[[Connection, BaseRouteHandler], None]:
-    """The check before every route."""
+def guard(config: LedgerSettings) -> Callable[[Connection, BaseRouteHandler], Awaitable[None]]:
+    """The check before every route. Litestar would call a function that is not asynchronous in a thread."""
     given = ((config.api_read_token, Role.READ), (config.api_run_token, Role.RUN), (config.api_token, Role.ADMIN))
     tokens = {token.encode(): role for token, role in given if token is not None}
 
-    def check(connection: Connection, handler: BaseRouteHandler) -> None:
+    async def check(connection: Connection, handler: BaseRouteHandler) -> None:
         if connection.url.path in OPEN_PATHS:
             return
         if tokens:
