@@ -106,7 +106,7 @@ class ControlGroup(msgspec.Struct, frozen=True, kw_only=True):
     def _kill(self) -> None:
         for directory in set(self.directories.values()):
             with contextlib.suppress(OSError, ValueError):
-                for pid in (directory / "cgroup.procs").read_text().split():
+                for pid in _read(directory / "cgroup.procs").split():
                     os.kill(int(pid), 9)
 
 
@@ -230,19 +230,31 @@ def _delegated(parent: Path) -> set[str]:
 
 
 def _write(path: Path, value: object) -> None:
-    with path.open("w") as file:
-        file.write(str(value))
+    """Some thirty files of the kernel are written and read for a sandbox: file objects would cost more than they do."""
+    handle = os.open(path, os.O_WRONLY)
+    try:
+        os.write(handle, str(value).encode())
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> str:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        return b"".join(iter(lambda: os.read(handle, 65_536), b"")).decode()
+    finally:
+        os.close(handle)
 
 
 def _number(path: Path) -> int | None:
     try:
-        return int(path.read_text())
+        return int(_read(path))
     except (OSError, ValueError):
         return None
 
 
 def _keyed(path: Path) -> dict[str, int]:
     try:
-        return {key: int(value) for key, value in (line.split() for line in path.read_text().splitlines())}
+        return {key: int(value) for key, value in (line.split() for line in _read(path).splitlines())}
     except (OSError, ValueError):
         return {}
