@@ -253,7 +253,7 @@ async def test_an_engine_that_goes_away_meanwhile_costs_an_attempt_and_no_run(
         ids = [await requests.run(SLEEPER.format(seconds=10), limits=limits()) for _ in range(3)]
         for run_id in ids:
             await requests.wait(run_id, ev.AgentStarted)
-            await until_log_has(manager, run_id, "begun")
+            await until_log_has(manager, run_id, r"begun\n")
         engine.away = away_s > 0
         engine.cut()
         await asyncio.sleep(away_s)
