@@ -114,7 +114,10 @@ def fixed_part(problem: Problem) -> bytes:
 
 def plan_of(bundle: bytes) -> Plan:
     """The plan that a bundle carries: how the verdict knows what was asked, without a memory of its own."""
-    return _plan.decode(next(file.content for name, file in files_of(bundle) if name == _PLAN))
+    for name, file in files_of(bundle):
+        if name == _PLAN:
+            return _plan.decode(file.content)
+    raise KeyError(_PLAN)
 
 
 def sandbox_timeout_s(plan: Plan) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 
 _SHELL = "/bin/sh"
-_LIMITED_IF_PARENT_LIVES = '[ "$PPID" = "$0" ] && ulimit -c 0 && ulimit -n "$1" && shift && exec "$@"'
+_LIMITED_IF_PARENT_LIVES = '[ "$PPID" = "$0" ] || exit; ulimit -c 0; ulimit -n "$1"; shift; exec "$@"'
 """After the kernel knows that it is to end with its parent, that parent may be gone already."""
 _PYTHON = """
 import ctypes, os, resource, sys
