@@ -288,6 +288,26 @@ async def test_a_machine_that_can_fork_no_more_is_told_and_the_server_goes_on(sa
     assert fork_servers() == [server]
 
 
+async def test_a_fork_server_does_not_grow(sandbox):
+    for _ in range(5):
+        await sandbox.run(prepared("pass"), asyncio.Event())
+    [server] = fork_servers()
+
+    def held() -> tuple[int, int]:
+        """Descriptors, and KiB of its own."""
+        process = Path(f"/proc/{server}")
+        private = re.findall(r"^Private_\w+: +(\d+)", (process / "smaps").read_text(), re.MULTILINE)
+        own = sum(map(int, private))
+        return len(list((process / "fd").iterdir())), own
+
+    before = held()
+    for _ in range(10):
+        await asyncio.gather(*(sandbox.run(prepared("print('x' * 100000)"), asyncio.Event()) for _ in range(6)))
+    descriptors, own_kib = held()
+    assert descriptors == before[0]
+    assert own_kib <= before[1] + 512
+
+
 async def test_closing_or_forgetting_the_adapter_ends_its_servers(bubblewrap_works):
     for let_go in (lambda sandbox: sandbox.close(), lambda sandbox: None):
         sandbox = BubblewrapSandbox()

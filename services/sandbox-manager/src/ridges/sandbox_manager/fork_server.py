@@ -32,7 +32,7 @@ from ridges.sandbox_manager.mount_tree import HOME, Step
 from ridges.sandbox_manager.ports import WORKSPACE
 from ridges.sandbox_manager.wire import Launch, without_program
 
-_CLONE_NEWNS, _CLONE_NEWUSER = 0x20000, 0x10000000
+_CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x40000000
 _MS_REC, _MS_SLAVE = 0x4000, 0x80000
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 _START_S = 30.0
@@ -318,10 +318,11 @@ def _be_apart_or_say_why() -> None:
 def _be_apart() -> None:
     """In the server before it is executed: nothing outside can be written through what its forks hold.
 
-    Its own user namespace, where this process is not root: there it may mount.
+    It has no network either: what an installation does when it is imported is nobody's wish. Its own user namespace,
+    where this process is not root: there it may mount.
     """
     uid, gid = os.geteuid(), os.getegid()
-    _checked(_libc.unshare(_CLONE_NEWNS | (_CLONE_NEWUSER if uid else 0)))
+    _checked(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | (_CLONE_NEWUSER if uid else 0)))
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             Path("/proc/self", name).write_text(text)
