@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextlib.asynccontextmanager
 async def engine_behind(socket: Path):
-    """A Unix socket in front of the engine's: ``cut()`` breaks all connections, ``away`` refuses new ones."""
+    """A Unix socket in front of the engine's: ``cut()`` breaks all connections; ``away`` refuses new ones, ``silent`` only waits."""
     proxy = EngineProxy()
     server = await asyncio.start_unix_server(proxy, socket, limit=1 << 20)
     try:
@@ -19,7 +19,7 @@ async def engine_behind(socket: Path):
 
 class EngineProxy:
     def __init__(self) -> None:
-        self.away = False
+        self.away = self.silent = False
         self._open: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
@@ -29,6 +29,11 @@ class EngineProxy:
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self.away:
             writer.transport.abort()
+            return
+        self._open.add(writer)
+        if self.silent:
+            await reader.read()
+            self._open.discard(writer)
             return
         onward_reader, onward_writer = await asyncio.open_unix_connection("/var/run/docker.sock", limit=1 << 20)
         self._open |= {writer, onward_writer}

@@ -68,7 +68,8 @@ async def bubblewrap() -> None:
             "sandbox, repository of 100 files": ours(BubblewrapSandbox(), files=(repo,), repo=True),
         }
     )
-    print(f"ratio to bare bwrap {found['sandbox, true'] / found['bare bwrap, true']:.2f}")
+    for bare in ("bare bwrap, true", "bare bwrap, python -I -S"):
+        print(f"{'to ' + bare:44} {found['sandbox, true'] / found[bare]:.2f}")
 
 
 class RawEngine:

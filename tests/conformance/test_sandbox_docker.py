@@ -9,6 +9,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 import pytest
 import structlog
 from conformance.isolation_suite import IsolationSuite
@@ -155,6 +156,28 @@ class TestDocker(SandboxSuite, SnapshotSuite, IsolationSuite, ProxyPathSuite):
             await sandbox.close()
         for spec in specs:
             await gone(spec)
+
+    async def test_what_could_not_be_removed_while_its_run_was_cancelled_is_swept(self, docker_works, owner, tmp_path):
+        async with engine_behind(tmp_path / "s") as engine:
+            sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, engine_url=f"unix://{tmp_path}/s")
+            spec, begun, over = sandbox_spec("bash", "-c", "echo begun; sleep 1"), asyncio.Event(), asyncio.Event()
+            spec = msgspec.structs.replace(spec, on_log=lambda *_: begun.set(), on_exit=lambda _: over.set())
+            running = asyncio.create_task(sandbox.run(spec, asyncio.Event()))
+            await asyncio.wait_for(begun.wait(), 20)
+            engine.silent = True  # so that its removal takes long
+            await asyncio.wait_for(over.wait(), 20)
+            running.cancel()
+            await asyncio.sleep(0.1)
+            engine.silent, engine.away = False, True
+            engine.cut()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+            assert await asyncio.to_thread(owned_by, owner)
+            engine.away = False
+            assert await sandbox.sweep(set()) == 1
+            assert await asyncio.to_thread(owned_by, owner) == []
+            await sandbox.close()
+        await gone(spec)
 
     async def test_its_hosts_file_may_go_while_the_manager_lives(self, docker_works, owner, tmp_path):
         sandbox = DockerSandbox(owner=owner, default_image=AGENT_IMAGE, hosts_file=tmp_path / "hosts")

@@ -147,8 +147,10 @@ class DockerSandbox:
             self._tested.pop(self._other_runtime(spec), None)
             raise
         finally:
-            await to_its_end(self._remove(name, ends_itself=ends_itself))
-            self._at_work.discard(spec.sandbox_id)
+            try:
+                await to_its_end(self._remove(name, ends_itself=ends_itself))
+            finally:  # also when it is cancelled meanwhile: else no sweep would ever remove what is left
+                self._at_work.discard(spec.sandbox_id)
 
     async def sweep(self, live: set[str]) -> int:
         before = set(self._at_work)  # what ends while the engine is asked is no leftover
