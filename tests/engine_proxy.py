@@ -7,7 +7,7 @@ from pathlib import Path
 
 @contextlib.asynccontextmanager
 async def engine_behind(socket: Path):
-    """A Unix socket in front of the engine's: ``cut()`` breaks all connections; ``away`` refuses new ones, ``silent`` only waits."""
+    """The engine behind a socket: ``cut()`` breaks connections, ``away`` refuses new ones, ``silent`` has them wait."""
     proxy = EngineProxy()
     server = await asyncio.start_unix_server(proxy, socket, limit=1 << 20)
     try:
