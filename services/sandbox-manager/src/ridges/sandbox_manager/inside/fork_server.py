@@ -22,7 +22,7 @@ import struct
 import sys
 
 from ridges.sandbox_manager.inside.confining import keep, seal
-from ridges.sandbox_manager.inside.prepared import Prepared
+from ridges.sandbox_manager.inside.prepared import Prepared, retitle
 from ridges.sandbox_manager.inside.processes import PR_SET_PDEATHSIG, SIGKILL, prctl
 from ridges.sandbox_manager.inside.supervisor import become
 from ridges.sandbox_manager.inside.supervisor import main as supervise
@@ -50,6 +50,7 @@ def main() -> None:
     gc.freeze()  # a collection in a fork would copy every page
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
     _signal.signal(_signal.SIGCHLD, lambda *_: bury())
+    retitle(["ridges fork server", *modules])
     control.send(b"ready")
     own_pid = os.getpid()
     while True:
@@ -103,6 +104,7 @@ def live(fds: list[int], server: int, *, loaded: bool) -> None:
     status = NOT_CONFINED
     ordered, *standard, info = fds
     try:
+        retitle(["ridges sandbox"])
         for number, fd in enumerate(standard):
             os.dup2(fd, number)
         order: dict[str, Any] = marshal.loads(os.read(ordered, MAX_BYTES))  # noqa: S302  # the manager's

@@ -70,7 +70,8 @@ def _wait(orders: int, output: int, become: Become) -> None:
         _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         os.environ.update(task["environment"])
         forget_outside()
-        retitle(task["command"])
+        sys.orig_argv = list(task["command"])
+        retitle(sys.orig_argv)
         status = run_script(task["script"])
     except BaseException as error:
         os.write(2, f"cannot start the command: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
@@ -98,8 +99,7 @@ def forget_outside() -> None:
 
 
 def retitle(command: Sequence[str]) -> None:
-    """Who looks at the process sees the command, not the fork server's. Source: proc(5), ``arg_start``, ``arg_end``."""
-    sys.orig_argv = list(command)
+    """What whoever looks at the process sees from now on. Source: proc(5), ``arg_start``, ``arg_end``."""
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b")")[2].split()
     start, end = int(fields[45]), int(fields[46])
