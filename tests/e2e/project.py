@@ -13,6 +13,9 @@ from pathlib import Path
 import psutil
 
 REPOSITORY = Path(__file__).parents[2]
+FORK_SERVER = "ridges fork server"
+SERVING = (" -m ridges.", f": {FORK_SERVER}")
+"""In the lines of processes that a running system consists of."""
 
 
 STARTED: list[subprocess.Popen[str]] = []
@@ -93,7 +96,8 @@ class Project:
 
     def leftovers(self) -> list[str]:
         """Processes that still work in or for this folder."""
-        return [found for process in psutil.process_iter(["pid", "cmdline"]) if (found := self._belongs(process))]
+        processes = list(psutil.process_iter(["pid", "cmdline"]))
+        return [found for process in processes if (found := self._belongs(process) or self._forked(process))]
 
     def wait_for_nothing_left(self, timeout_s: float = 10) -> list[str]:
         """What is left after some patience; empty is good."""
@@ -106,7 +110,9 @@ class Project:
         """What sandboxes left on this machine, dead or alive, beside the processes of a running system."""
         at_work = set(self.state()["pids"].values()) if (self.folder / ".ridges" / "state.json").exists() else set()
         found = [
-            line for line in self.leftovers() if " -m ridges." not in line and int(line.split(":")[0]) not in at_work
+            line
+            for line in self.leftovers()
+            if not any(part in line for part in SERVING) and int(line.split(":")[0]) not in at_work
         ]
         found += [str(path) for path in (self.folder / ".ridges").rglob(".new/*")]
         if not (owner := self._owner()):
@@ -142,6 +148,21 @@ class Project:
             if str(self.folder) in words or process.environ().get("RIDGES_ROOT") == str(self.folder):
                 return f"{process.pid}: {words[:200]}"
             if str(self.folder) in " ".join(process.environ().values()):
+                return f"{process.pid}: {words[:200]}"
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return None
+        return None
+
+    def _forked(self, process: psutil.Process) -> str | None:
+        """A fork server or sandbox of this folder's manager, or of one that is gone: they do not name the folder."""
+        try:
+            words = " ".join(process.cmdline())
+            if not words.startswith((FORK_SERVER, "ridges sandbox")):
+                return None
+            chain = [process, *process.parents()]
+            servers = [each for each in chain if " ".join(each.cmdline()).startswith(FORK_SERVER)]
+            manager = servers[0].parent() if servers else None
+            if manager is None or manager.pid == 1 or self._belongs(manager):
                 return f"{process.pid}: {words[:200]}"
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             return None

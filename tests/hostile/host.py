@@ -53,14 +53,18 @@ def processes() -> dict[str, str]:
             uid, parent, started = _facts(pid)
             if not _of_sandbox(uid):
                 continue
-            while _of_sandbox(_facts(parent)[0]):
+            while _of_sandbox(_facts(parent)[0]) or _words(parent).startswith("ridges fork server"):
                 parent = _facts(parent)[1]
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            words = _words(pid)
         except OSError:
             continue
         if parent in (1, os.getpid()):
             kept[f"{pid} {started}"] = f"pid {pid} of uid {uid}: {words}"
     return kept
+
+
+def _words(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
 
 
 def _of_sandbox(uid: int) -> bool:
