@@ -1,6 +1,7 @@
 """The agent contract, section 1: one row per line of it. The runner is run as it runs in a sandbox: as a program."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -54,6 +55,7 @@ def run(tmp_path, agent: str | bytes):
         [sys.executable, tmp_path / "agent_runner.py"],
         stdout=-1,
         stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},  # as sandboxes have it
         cwd="/",
         timeout=20,
         check=False,
