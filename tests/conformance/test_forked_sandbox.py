@@ -262,6 +262,26 @@ async def test_a_killed_fork_server_takes_its_sandboxes_along_and_the_next_one_w
     assert (await sandbox.run(sandbox_spec("true"), asyncio.Event())).exit.exit_code == 0
 
 
+def kill_and_see(pid: int) -> None:
+    """Returns when the process has ended, while nothing else of this one goes on."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+async def test_a_fork_server_that_dies_with_questions_open_is_replaced_at_once(sandbox):
+    await sandbox.run(sandbox_spec("true"), asyncio.Event())
+    [server] = fork_servers()
+    os.kill(server, signal.SIGSTOP)
+    unanswered = asyncio.create_task(sandbox.run(sandbox_spec("true"), asyncio.Event()))
+    await asyncio.sleep(0.1)
+    kill_and_see(server)
+    following = asyncio.create_task(sandbox.run(sandbox_spec("true"), asyncio.Event()))  # before its end was seen
+    assert (await asyncio.wait_for(following, 20)).exit.exit_code == 0
+    with pytest.raises(SandboxManagerError):
+        await asyncio.wait_for(unanswered, 20)
+    assert (await sandbox.run(sandbox_spec("true"), asyncio.Event())).exit.exit_code == 0
+
+
 @contextlib.contextmanager
 def allowed_no_child(pid: int) -> Iterator[None]:
     """The process is in a control group of its own that is full with it."""

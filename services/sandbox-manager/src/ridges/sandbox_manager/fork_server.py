@@ -30,6 +30,7 @@ from ridges.sandbox_manager.interpreter import Interpreter
 from ridges.sandbox_manager.local_process import LocalSupervisor, looked_after
 from ridges.sandbox_manager.mount_tree import HOME, Step
 from ridges.sandbox_manager.ports import WORKSPACE
+from ridges.sandbox_manager.staging import checked, libc, mount
 from ridges.sandbox_manager.wire import Launch, without_program
 
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x40000000
@@ -39,7 +40,6 @@ _START_S = 30.0
 _MARSHAL_VERSION = 2
 _MOST_SERVERS = 4
 _PID = struct.Struct("=i")
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Kind(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +97,7 @@ class ForkServer:
         self._socket: socket.socket | None = None
         self._end: Callable[[], object] | None = None
         self._starting = asyncio.Lock()
+        self._reading: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[tuple[int, int]]] = deque()
 
     async def fork(self, order: Mapping[str, object]) -> tuple[Forked, int]:
@@ -119,6 +120,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End it, and what it has forked."""
+        self._read_no_more()
         if self._end:
             self._end()
         self._socket = self._end = None
@@ -129,7 +131,7 @@ class ForkServer:
 
     async def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)  # its signature
+        ours.setblocking(False)
         program = self._interpreter.fork_server_program
         kind = self._kind or Kind(options=("-I", "-S", "-E", "-B"))
         python = _as_commands_find_it(self._interpreter) if self._kind else self._interpreter.supervisor_executable
@@ -189,7 +191,8 @@ class ForkServer:
         answer: asyncio.Future[tuple[int, int]] = loop.create_future()
         self._waiting.append(answer)
         if len(self._waiting) == 1:
-            loop.add_reader(self._socket, self._on_answer, loop)
+            loop.add_reader(self._socket, self._on_answer)
+            self._reading = loop
         try:
             async with asyncio.timeout(_START_S):
                 return await asyncio.shield(answer)
@@ -200,7 +203,7 @@ class ForkServer:
             answer.add_done_callback(_unwanted)
             raise
 
-    def _on_answer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _on_answer(self) -> None:
         assert self._socket is not None
         try:
             message, fds, _, _ = socket.recv_fds(self._socket, _PID.size, 1)
@@ -209,17 +212,22 @@ class ForkServer:
         except OSError:
             message, fds = b"", []
         if not message:
-            loop.remove_reader(self._socket)
             self.close()
             return
         waiting = self._waiting.popleft()
         if not self._waiting:
-            loop.remove_reader(self._socket)
+            self._read_no_more()
         (pid,) = _PID.unpack(message)
         if fds:
             waiting.set_result((pid, fds[0]))
         else:
             waiting.set_exception(SandboxUnavailable(f"nothing can be forked ({os.strerror(-pid)})", "try again"))
+
+    def _read_no_more(self) -> None:
+        """Before the socket is closed: the loop would take the next one with its number for it."""
+        if self._reading and self._socket:
+            self._reading.remove_reader(self._socket)
+        self._reading = None
 
 
 class ForkServers:
@@ -322,11 +330,11 @@ def _be_apart() -> None:
     where this process is not root: there it may mount.
     """
     uid, gid = os.geteuid(), os.getegid()
-    _checked(_libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | (_CLONE_NEWUSER if uid else 0)))
+    checked(libc.unshare(_CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWIPC | (_CLONE_NEWUSER if uid else 0)))
     if uid:
         for name, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
             Path("/proc/self", name).write_text(text)
-    _checked(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None))
+    mount(None, "/", None, _MS_REC | _MS_SLAVE)
     _set_attributes(b"/", _AT_RECURSIVE, on=_MOUNT_ATTR_RDONLY, off=0)
     _set_attributes(b"/proc", 0, on=0, off=_MOUNT_ATTR_RDONLY)  # where a process says who it is in a user namespace
 
@@ -334,12 +342,7 @@ def _be_apart() -> None:
 def _set_attributes(path: bytes, flags: int, *, on: int, off: int) -> None:
     wanted = struct.pack("=QQQQ", on, off, 0, 0)
     arguments = _MOUNT_SETATTR, _AT_FDCWD, path, flags, wanted, len(wanted)
-    _checked(_libc.syscall(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)))
-
-
-def _checked(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    checked(libc.syscall(*(ctypes.c_long(each) if isinstance(each, int) else each for each in arguments)))
 
 
 def _hand_over(process: "subprocess.Popen[bytes]", program: bytes) -> None:

@@ -21,7 +21,7 @@ from ridges.sandbox_manager.errors import SandboxUnavailable
 _CLONE_NEWNS = 0x20000
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_SLAVE = 0x1000, 0x4000, 0x40000, 0x80000
 
-_libc = ctypes.CDLL(None, use_errno=True)
+libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -120,20 +120,22 @@ def root_may_not() -> SandboxUnavailable:
 
 
 def _mount_all(directory: Path, places: dict[Path, Path], propagation: int) -> None:
-    _check(_libc.unshare(_CLONE_NEWNS))
-    _mount(None, "/", None, _MS_REC | propagation)
-    _mount("stage", str(directory), "tmpfs", 0, "mode=755,size=64k")
+    checked(libc.unshare(_CLONE_NEWNS))
+    mount(None, "/", None, _MS_REC | propagation)
+    mount("stage", str(directory), "tmpfs", 0, "mode=755,size=64k")
     for source, place in places.items():
         place.mkdir()
-        _mount(str(source), str(place), None, _MS_BIND | _MS_REC)
+        mount(str(source), str(place), None, _MS_BIND | _MS_REC)
 
 
-def _mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """The system call, with text. Raises ``OSError``."""
     texts = [None if text is None else text.encode() for text in (source, target, kind, options)]
-    _check(_libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3]))
+    checked(libc.mount(texts[0], texts[1], texts[2], ctypes.c_ulong(flags), texts[3]))
 
 
-def _check(result: int) -> None:
+def checked(result: int) -> None:
+    """Raises what ``libc`` says of a call that failed, as ``OSError``."""
     if result:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 

@@ -76,7 +76,7 @@ def load(modules: list[str]) -> None:
     """Modules of the installation, ``package.*`` with all that it consists of; those that do not load are left."""
     for name in modules:
         try:
-            package = importlib.import_module(name.removesuffix(".*"))
+            package = importlib.import_module(name[:-2] if name.endswith(".*") else name)  # noqa: FURB188  # Python 3.8
         except Exception:  # noqa: S112  # who needs it finds the same, and says so
             continue
         if name.endswith(".*"):
