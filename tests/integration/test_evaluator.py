@@ -14,7 +14,7 @@ from nats_process import NatsServer
 from ridges.chassis.ports import DeliveryPolicy
 from ridges.contracts import events as ev
 from ridges.contracts.faults import Cause
-from ridges.contracts.limits import RunLimits
+from ridges.contracts.limits import MIB, RunLimits, SandboxLimits
 
 VERDICTS = (ev.TestsFinished, ev.EvaluationFailed)
 
@@ -152,6 +152,19 @@ async def test_a_check_through_the_log(evaluator, log):
     ]  # fmt: skip
     assert len(await log.events("problem-tiny-fix", ev.EvaluationRequested)) == 3
     assert await log.events("problem-tiny-fix", *VERDICTS) == []
+
+
+async def test_a_check_runs_under_the_limits_that_runs_of_the_problem_have(evaluator, log, problems):
+    """A reference that needs them would fail its check and pass its runs, or the other way round."""
+    more = "memory_mib = 3072\ncpus = 2.0\npids = 99\ndisk_mib = 77\nruntime = 'runsc'\n"
+    limited = FIX | {"problem.toml": FIX["problem.toml"].replace("\n[tests]", f"{more}\n[tests]")}
+    write_folder(problems / "limited", limited)
+    async with stand_in_manager(log):
+        status, report = await evaluator.post("/v1/checks", {"problem_id": "limited", "repeats": 1})
+    assert (status, report["ok"]) == (200, True), report
+    asked = await log.events("problem-limited", ev.EvaluationRequested)
+    limits = SandboxLimits(memory_bytes=3072 * MIB, cpus=2.0, pids=99, disk_bytes=77 * MIB, runtime="runsc")
+    assert [each.limits for each in asked] == [limits] * 2
 
 
 async def test_checks_of_broken_and_unknown_problems(evaluator):

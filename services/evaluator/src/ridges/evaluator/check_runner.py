@@ -18,10 +18,18 @@ class LogSandboxes:
     """Appends EvaluationRequested to the problem's own stream and waits for EvaluationSandboxExited."""
 
     def __init__(
-        self, *, store: EventStore, blobs: BlobStore, clock: Clock, wait_s: float, image: str | None = None
+        self,
+        *,
+        store: EventStore,
+        blobs: BlobStore,
+        clock: Clock,
+        wait_s: float,
+        limits: SandboxLimits,
+        image: str | None = None,
     ) -> None:
+        """``limits`` and ``image`` (null = the default) are the problem's: its runs are judged under them."""
         self._store, self._blobs, self._clock = store, blobs, clock
-        self._wait_s, self._image = wait_s, image
+        self._wait_s, self._limits, self._image = wait_s, limits, image
 
     async def run(self, plan: Plan, bundle: bytes) -> SandboxLeft:
         """Run one bundle.
@@ -39,7 +47,7 @@ class LogSandboxes:
             bundle=await self._blobs.put(bundle, BUNDLE_MEDIA_TYPE),
             command=COMMAND,
             outputs=(REPORT,),
-            limits=SandboxLimits(),
+            limits=self._limits,
             timeout_s=sandbox_timeout_s(plan),
             image=self._image,
         )

@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from ridges.chassis.ports import BlobStore, Clock, EventStore, EventStoreUnavailable
 from ridges.chassis.problems_http import error_response
+from ridges.contracts.limits import SandboxLimits
 from ridges.contracts.views import Problem9457, ProblemRow
 from ridges.evaluator.check_runner import LogSandboxes
 from ridges.evaluator.checks import CheckReport, broken_report, check_problem
@@ -53,7 +54,14 @@ def problem_routes(
             problem = publisher.find(data.problem_id)
         except ProblemBroken as broken:
             return broken_report(broken.problem_id, broken.reasons)
-        sandboxes = LogSandboxes(store=store, blobs=blobs, clock=clock, wait_s=check_wait_s, image=problem.image)
+        sandboxes = LogSandboxes(
+            store=store,
+            blobs=blobs,
+            clock=clock,
+            wait_s=check_wait_s,
+            limits=problem.sandbox or SandboxLimits(),
+            image=problem.image,
+        )
         return await check_problem(problem, sandboxes.run, data.repeats)
 
     return [problems, checks]

@@ -31,6 +31,8 @@ class Subscribers:
             await self._evaluations.request_evaluation(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run must end truthfully
             await self._end(event, evaluation_id_of(event), error)
+        else:
+            self._failures.pop(event.id, None)
 
     async def on_sandbox_exited(self, recorded: Recorded) -> None:
         event = recorded.event
@@ -41,6 +43,8 @@ class Subscribers:
             await self._evaluations.judge_evaluation(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, the run must end truthfully
             await self._end(event, event.evaluation_id, error)
+        else:
+            self._failures.pop(event.id, None)
 
     async def _end(self, event: ev.Event, evaluation_id: str, error: Exception) -> None:
         """End the evaluation for a reason that trying again does not mend; raise what it may mend."""
