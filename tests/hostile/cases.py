@@ -228,6 +228,7 @@ def identity(ended: Ended) -> None:
 def still_served(ended: Ended) -> None:
     says("honest call: HTTP/1.1 200")(ended)
     only_its_own_calls(ended)
+    assert all(method == "GET" for method, *_ in ended.calls), "a body that never ended reached the gateway"
 
 
 BAD_OUTPUTS = ("symlink", "proclink", "rootlink/etc/passwd", "fifo", "directory", "sparse", "large", "zero", "socket")

