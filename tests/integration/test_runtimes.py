@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import time
 
 import pytest
 from docker_images import need_agent_image
@@ -47,16 +48,18 @@ async def manager_at_work(folder, nats_server, **settings):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
+    """Its runtimes: gVisor where it is installed; the engine's own by the name of another; one that starts nothing."""
     need_private_engine()
-    runsc = shutil.which("runsc")
-    if runsc is None:
-        pytest.skip("runsc is not installed (infra/ci/install-runsc.sh)")
-    runtimes = {"runsc": (runsc, "--network=none", "--host-uds=open")}
+    runtimes = {"kata": (shutil.which("runc"),), "broken": (shutil.which("false"),)}
+    if runsc := shutil.which("runsc"):
+        runtimes["runsc"] = (runsc, "--network=none", "--host-uds=open")
     with PrivateEngine(tmp_path_factory.mktemp("engine"), runtimes) as engine:
         yield engine
 
 
 async def test_a_run_that_asks_for_gvisor_runs_under_it_with_models_and_patch(tmp_path, nats_server, engine):
+    if shutil.which("runsc") is None:
+        pytest.skip("runsc is not installed (infra/ci/install-runsc.sh)")
     settings = {"docker_url": engine.url, "allowed_runtimes": "runsc"}
     async with manager_at_work(tmp_path, nats_server, **settings) as (manager, requests):
         run_id = await requests.run(ASKS_A_MODEL_AND_LOOKS, limits=limits(agent_timeout_s=90))
@@ -76,6 +79,35 @@ async def test_a_run_that_asks_for_gvisor_runs_under_it_with_models_and_patch(tm
         log = await requests.text(end.log)
         assert log.startswith("hello Linux version 4.4.0"), log  # what gVisor says of itself, whatever the host is
         assert isinstance(await requests.end_of(run_id), ev.PatchProduced)
+
+
+async def test_any_runtime_that_an_operator_registers_is_tested_and_then_used(tmp_path, nats_server, engine):
+    settings = {"docker_url": engine.url, "allowed_runtimes": "kata"}
+    began = str(int(time.time()))
+    async with manager_at_work(tmp_path, nats_server, **settings) as (manager, requests):
+        runs = [await requests.run(ASKS_A_MODEL_AND_LOOKS, limits=limits(sandbox=under("kata"))) for _ in range(2)]
+        for run_id in runs:
+            end = await requests.end_of(run_id, timeout_s=120)
+            assert (type(end), end.attempt) == (ev.PatchProduced, 1), manager.words()
+            assert "+two" in await requests.text(end.patch)
+    starts = ("events", "--since", began, "--until", str(int(time.time()) + 1), "--filter", "event=start")
+    told = await asyncio.to_thread(engine.ask, *starts, "--format", '{{index .Actor.Attributes "ridges.run"}}')
+    started = told.split()
+    assert started[:2] == ["self-test"] * 2, "the manager's own runtime, then the one that is asked for"
+    assert sorted(started[2:]) == sorted(runs)
+
+
+async def test_a_runtime_that_fails_its_self_test_gets_no_run(tmp_path, nats_server, engine):
+    settings = {"docker_url": engine.url, "allowed_runtimes": "broken", "sandbox_wait_s": 1}
+    async with manager_at_work(tmp_path, nats_server, **settings) as (_, requests):
+        run_id = await requests.run(ASKS_A_MODEL_AND_LOOKS, limits=limits(sandbox=under("broken")))
+        end = await requests.end_of(run_id)
+        assert (type(end), end.cause) == (ev.AgentFailed, Cause.SANDBOX_UNAVAILABLE)
+        assert "docker (runtime broken): the engine did not start it" in end.detail
+        assert "ask for another runtime, or mend this one" in end.detail
+        assert await requests.events(run_id, ev.AgentStarted) == []
+        other = await requests.run("def agent_main(p): return 'diff x'", limits=limits())
+        assert isinstance(await requests.end_of(other), ev.PatchProduced)
 
 
 async def test_a_runtime_that_the_engine_does_not_know_is_our_fault_and_costs_no_attempt(tmp_path, nats_server):

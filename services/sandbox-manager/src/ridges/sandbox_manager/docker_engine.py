@@ -44,7 +44,11 @@ _MAX_PROGRAM = 1 << 20
 _HEADER = struct.Struct(">BxxxI")
 _STDOUT = 1
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
-_REMEDY = "look for settings of the Docker Engine that loosen containers (privileged defaults, seccomp off)"
+_REMEDY = (
+    "look for settings of the Docker Engine that loosen containers (privileged defaults, seccomp off), and into its "
+    "log: sudo journalctl -u docker -n 50"
+)
+_OTHER_RUNTIME = "ask for another runtime, or mend this one (docs/sandboxes.md; sudo journalctl -u docker -n 50)"
 
 
 class DockerSandbox:
@@ -115,7 +119,7 @@ class DockerSandbox:
                 return
             left = await passes_self_test(
                 self,
-                _REMEDY,
+                _OTHER_RUNTIME if runtime else _REMEDY,
                 errand=COMPILE_IN_SANDBOX,
                 files=(_tar("supervisor", supervisor_program()),),
                 outputs=(SandboxFile(path=f"{WORKSPACE}/{COMPILED}", max_bytes=_MAX_PROGRAM),),

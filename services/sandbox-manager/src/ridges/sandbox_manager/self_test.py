@@ -50,7 +50,7 @@ async def passes_self_test(
 
     Args:
         sandbox: the technology.
-        remedy: what to do when it is not tight.
+        remedy: what to do when it does not start or is not tight.
         errand: Python that it does besides, before it looks at itself.
         files: for the errand, as in ``SandboxSpec``.
         outputs: of the errand, likewise.
@@ -71,13 +71,14 @@ async def passes_self_test(
         timeout_s=_TIMEOUT_S,
         deadline=datetime.now(UTC) + timedelta(seconds=10 * _TIMEOUT_S),
     )
+    technology = f"{sandbox.name} (runtime {runtime})" if runtime else sandbox.name
     try:
         ended = await sandbox.run(spec, asyncio.Event())
     except SandboxFailed as error:
-        raise SandboxUnavailable(f"{sandbox.name}: {error.reason}", remedy) from error
+        raise SandboxUnavailable(f"{technology}: {error.reason}", remedy) from error
     if ended.exit.exit_code != 0:
         said = ended.log.decode().strip()[-500:] or f"exit {ended.exit}"
         raise SandboxUnavailable(
-            f"{sandbox.name} sandboxes are not as tight as they must be: not true that {said}", remedy
+            f"{technology} sandboxes are not as tight as they must be: not true that {said}", remedy
         )
     return ended
