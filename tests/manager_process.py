@@ -124,8 +124,8 @@ class ManagerProcess:
                 assert self._process.poll() is None, self.words()
                 try:
                     async with http.get(f"http://127.0.0.1:{self.port}/readyz") as reply:
-                        if reply.status == 200:
-                            return
+                        if reply.status == 200 and (self.state_dir / "installation-id").exists():
+                            return  # without the file it was another process, on the same port
                         said = await reply.text()
                 except aiohttp.ClientError as error:
                     said = str(error)

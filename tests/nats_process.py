@@ -19,14 +19,20 @@ from ridges.chassis.migrate import declare_streams
 
 START_TIMEOUT_S = 15.0
 _OUTSIDE_OF_THE_EPHEMERAL = range(10_000, 32_000)
+_given: set[int] = set()
 
 
 def free_port() -> int:
-    """Outside of the range from which the kernel takes ports for connections: nobody has it when the server comes."""
+    """Outside of the range from which the kernel takes ports for connections: nobody has it when the server comes.
+
+    Another one each time: two servers that are told their ports before the first one starts must not share one.
+    """
     for port in random.SystemRandom().sample(_OUTSIDE_OF_THE_EPHEMERAL, 50):
         with socket.socket() as probing, contextlib.suppress(OSError):
             probing.bind(("127.0.0.1", port))
-            return port
+            if port not in _given:
+                _given.add(port)
+                return port
     raise AssertionError("no port below 32768 is free")
 
 
