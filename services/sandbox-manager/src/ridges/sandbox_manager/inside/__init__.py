@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 
 _MODULES = (
-    *("poller", "forwarder", "processes", "confinement", "tar_reader", "workspace", "repository", "outbox"),
-    *("live_log", "snapshots", "supervisor"),
+    *("poller", "forwarder", "processes", "confinement", "tar_reader", "workspace", "base_commit", "untouched"),
+    *("repository", "outbox", "live_log", "snapshots", "supervisor"),
 )
 """In the order of their imports."""
 _FORK_SERVER = ("prepared", "confining", "fork_server")

@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import sys
 
-try:
-    from _sha1 import sha1  # type: ignore[import-not-found]  # hashlib loads OpenSSL
-except ImportError:  # an interpreter without its own
-    from hashlib import sha1
+from ridges.sandbox_manager.inside.base_commit import PIECE, write_commit, write_index
+from ridges.sandbox_manager.inside.untouched import is_untouched
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import BinaryIO
+    from collections.abc import Sequence
 
-    Entry = tuple[bytes, int, os.stat_result, bytes]
-    """Name, git's mode, facts, digest of the blob."""
-
-_WHO = b"Ridges <ridges@localhost> 946684800 +0000"
 _CONFIG = """[core]
 \trepositoryformatversion = 0
 \tfilemode = true
@@ -39,7 +31,6 @@ _CONFIG = """[core]
 """
 _ATTRIBUTES = "* -text -eol -filter -ident -working-tree-encoding !diff !merge\n"
 """Bytes are bytes: a patch has to apply to the very files that the agent saw."""
-_PIECE = 1 << 20
 GIT_SETTINGS = (
     *("-c", "core.compression=0", "-c", "core.fsync=none"),
     *("-c", "core.safecrlf=false", "-c", "core.quotePath=true"),
@@ -66,31 +57,8 @@ class Base:
         self._indexed_at_ns = 0
         git_dir = os.path.join(work_tree, ".git")
         _make_git_dir(git_dir)
-        entries = self._import(git_dir)
-        write_index(os.path.join(git_dir, "index"), entries)
+        write_index(os.path.join(git_dir, "index"), write_commit(git_dir, work_tree))
         self._keep(git_dir)
-
-    def _import(self, git_dir: str) -> list[Entry]:
-        environment = git_environment(git_dir, self.work_tree)
-        arguments = [
-            "-c",
-            "fastimport.unpackLimit=0",
-            "-c",
-            "core.compression=1",
-            "fast-import",
-            "--quiet",
-            "--depth=0",
-        ]
-        read_end, write_end = os.pipe()
-        pid = _spawn(arguments, environment, stdin=read_end)
-        os.close(read_end)
-        try:
-            with open(write_end, "wb", buffering=_PIECE) as stream:
-                entries = _write_commit(stream, self.work_tree)
-        except BrokenPipeError:
-            entries = []  # its exit status says more
-        wait_for(pid, arguments)
-        return entries
 
     def _keep(self, git_dir: str) -> None:
         pack_dir = os.path.join(git_dir, "objects", "pack")
@@ -108,6 +76,9 @@ class Base:
             git_dir: where to put our own git directory; must not exist.
             stdout: descriptor that git writes to.
         """
+        index = os.pread(self.kept["index"], os.fstat(self.kept["index"]).st_size, 0)
+        if is_untouched(self.work_tree, index, self._indexed_at_ns):
+            return
         self.put_back(git_dir)
         _forget_nested_repositories(self.work_tree)
         environment = git_environment(git_dir, self.work_tree)
@@ -149,63 +120,6 @@ def _make_git_dir(git_dir: str) -> None:
     for name, content in (("HEAD", "ref: refs/heads/main\n"), ("config", _CONFIG), ("info/attributes", _ATTRIBUTES)):
         with open(os.path.join(git_dir, name), "x") as file:
             file.write(content)
-
-
-def _write_commit(stream: BinaryIO, work_tree: str) -> list[Entry]:
-    """One commit in the format of git-fast-import(1), the same for the same tree; what its index holds."""
-    stream.write(b"commit refs/heads/main\nauthor %s\ncommitter %s\ndata 4\nbase\n" % (_WHO, _WHO))
-    entries = []
-    for name, facts in _files(os.fsencode(work_tree), b""):
-        path = os.path.join(os.fsencode(work_tree), name)
-        quoted = b'"%s"' % name.replace(b"\\", b"\\\\").replace(b'"', b'\\"').replace(b"\n", b"\\n")
-        mode = 0o120000 if stat.S_ISLNK(facts.st_mode) else 0o100755 if facts.st_mode & 0o111 else 0o100644
-        digest = sha1(b"blob %d\0" % facts.st_size)  # noqa: S324  # as git does
-        stream.write(b"M %o inline %s\ndata %d\n" % (mode, quoted, facts.st_size))
-        for piece in _content(path, link=mode == 0o120000):
-            digest.update(piece)
-            stream.write(piece)
-        stream.write(b"\n")
-        entries.append((name, mode, facts, digest.digest()))
-    stream.write(b"done\n")
-    return entries
-
-
-def _content(path: bytes, *, link: bool) -> Iterator[bytes]:
-    if link:
-        yield os.readlink(path)
-        return
-    with open(path, "rb") as file:
-        yield from iter(lambda: file.read(_PIECE), b"")
-
-
-def write_index(path: str, entries: list[Entry]) -> None:
-    """What ``git read-tree`` and ``git update-index --refresh`` make of the commit, without two processes.
-
-    Source: gitformat-index(5), version 2.
-    """
-    content = [struct.pack(">4sII", b"DIRC", 2, len(entries))]
-    for name, mode, facts, digest in sorted(entries):
-        times = divmod(facts.st_ctime_ns, 10**9) + divmod(facts.st_mtime_ns, 10**9)
-        numbers = (*times, facts.st_dev, facts.st_ino, mode, facts.st_uid, facts.st_gid, facts.st_size)
-        entry = struct.pack(">10I20sH", *(number & 0xFFFFFFFF for number in numbers), digest, min(len(name), 0xFFF))
-        content.append((entry + name).ljust((len(entry) + len(name)) // 8 * 8 + 8, b"\0"))
-    whole = b"".join(content)
-    with open(path, "xb") as file:
-        file.write(whole + sha1(whole).digest())  # noqa: S324  # likewise
-
-
-def _files(root: bytes, prefix: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
-    """Files and symlinks below root, in a fixed order; ``.git`` entries are left out."""
-    with os.scandir(os.path.join(root, prefix)) as found:
-        entries = sorted(found, key=lambda entry: entry.name)
-    for entry in entries:
-        name = os.path.join(prefix, entry.name)
-        if entry.name == b".git":
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _files(root, name)
-        else:
-            yield name, entry.stat(follow_symlinks=False)
 
 
 def _forget_nested_repositories(work_tree: str) -> None:
@@ -301,5 +215,5 @@ def _anonymous_file(directory: str) -> int:
 
 
 def _copy(source: int, target: int) -> None:
-    while os.sendfile(target, source, None, _PIECE):
+    while os.sendfile(target, source, None, PIECE):
         pass

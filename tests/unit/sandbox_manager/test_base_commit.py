@@ -1,4 +1,4 @@
-"""The index that the supervisor writes is the one that git would have written."""
+"""The base commit and its index that the supervisor writes are those that git would have written."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ridges.sandbox_manager.inside import base_commit
 from ridges.sandbox_manager.inside.repository import Base
 
 NAMES = (
@@ -43,6 +44,33 @@ def test_it_holds_what_git_would_write(tree):
     git(tree, "update-index", "-q", "--refresh")
     assert git(tree, "ls-files", "--stage", "--debug", "-z") == ours
     assert ours.count(b"\0") >= len(NAMES) + 3
+
+
+def test_its_tree_is_the_one_that_git_makes_of_the_files(tree):
+    (tree / "twice").write_bytes(bytes(range(256)) * 5000)  # the content of another, larger than a piece
+    Base(str(tree))
+    ours = git(tree, "rev-parse", "HEAD^{tree}")
+    assert git(tree, "log", "--format=%B%an%ae%at", "--all") == b"baseRidgesridges@localhost946684800\n"
+    assert git(tree, "count-objects", "-v").splitlines()[0] == b"count: 0"
+    (tree / ".git/index").unlink()
+    git(tree, "add", "--all", "--force")
+    assert git(tree, "write-tree") == ours
+
+
+def test_a_pack_may_be_larger_than_what_31_bits_count(tree, monkeypatch):
+    monkeypatch.setattr(base_commit, "MOST_SMALL_OFFSET", 1000)
+    Base(str(tree))
+    git(tree, "fsck", "--strict")
+    git(tree, "verify-pack", *map(str, (tree / ".git/objects/pack").glob("*.idx")))
+
+
+def test_the_commit_is_the_same_for_the_same_files(tree, tmp_path):
+    git(tmp_path, "-c", "core.symlinks=true", "init", "-q", "copy")
+    subprocess.run(["cp", "-R", *map(str, tree.iterdir()), str(tmp_path / "copy")], check=True)
+    (tmp_path / "copy/.git").rename(tmp_path / "another")
+    Base(str(tree))
+    Base(str(tmp_path / "copy"))
+    assert git(tree, "rev-parse", "HEAD") == git(tmp_path / "copy", "rev-parse", "HEAD")
 
 
 def test_an_empty_tree_has_an_index_too(tmp_path):
