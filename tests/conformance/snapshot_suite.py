@@ -34,6 +34,19 @@ class SnapshotSuite:
         assert b"+three" in end.difference
         assert told[-1].decode() == end.difference.decode()
 
+    async def test_what_it_has_used_so_far_is_told_while_it_runs(self, sandbox):
+        used = []
+        burn = "import time\nhoard = b'x' * (60 << 20)\nwhile time.process_time() < 0.5: pass\ntime.sleep(2)"
+        end, _ = await self.told(sandbox, *python(burn), on_usage=used.append)
+        assert 3 < len(used) < 20
+        assert [each.wall_s for each in used] == sorted(each.wall_s for each in used)
+        last = used[-1]
+        assert (last.exit_code, last.timed_out, last.out_of_memory) == (None, False, False)
+        assert last.wall_s <= end.exit.wall_s + 2
+        assert last.cpu_s >= 0.5
+        assert last.peak_memory_bytes > 60 * MIB
+        assert 2 <= last.pids_peak <= end.exit.pids_peak
+
     async def test_reading_the_repository_is_not_the_commands_processor_time(self, sandbox):
         large = tar_of({f"repo/{number}.txt": f"{number} " * 500 for number in range(5_000)})
         waits = ("bash", "-c", "for n in 1 2 3 4; do echo $n >> repo/0.txt; sleep 0.5; done")

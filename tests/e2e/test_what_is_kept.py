@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from docker_images import need_agent_image
-from e2e.charges import charges_of
+from e2e.charges import charges_of, events_of
 from e2e.openai_provider import KEY, Provider, add_provider
 from e2e.project import Project
 from private_engine import PrivateEngine, need_private_engine
@@ -144,6 +144,9 @@ def lost_attempt_is_kept(system: Project, run_id: str) -> None:
     until(lambda: asked_a_model(system, run_id, attempt=2))
     assert system.ridges("logs", run_id, "--attempt", "1").stdout == "begun\nasked\n"
     assert "+# half done" in system.ridges("show", run_id, "--attempt", "1").stdout
+    (used,) = [event["previous_exit"] for event in events_of(system, run_id) if event.get("previous_exit")]
+    assert used["exit_code"] is None, "nobody saw its end"
+    assert all(used[name] for name in ("wall_s", "cpu_s", "peak_memory_bytes", "pids_peak")), used
     assert system.ridges("cancel", run_id).code == 0
     row = ended(system, run_id)
     assert (row["cause"], row["attempt"]) == ("cancelled", 2)

@@ -39,7 +39,7 @@ ADDED_LATER = {
     "InferenceReserved": ("idempotency_digest", "gateway", "prompt_tokens", "price", "kind"),
     "InferenceFailed": ("reply",),
     "AgentFailed": ("unjudged_patch",),
-    "AgentStarted": ("previous_log", "previous_patch"),
+    "AgentStarted": ("previous_log", "previous_patch", "previous_exit"),
     "RunRequested": (
         "limits/model/end_when_spent",
         "limits/model/max_requests_per_minute",

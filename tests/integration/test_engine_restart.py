@@ -72,6 +72,8 @@ async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path,
                 _, second = await requests.events(run_id, ev.AgentStarted)
                 assert await requests.text(second.previous_log) == "begun\n"
                 assert "+half done" in await requests.text(second.previous_patch)
+                used = second.previous_exit
+                assert all((used.wall_s, used.cpu_s, used.peak_memory_bytes, used.pids_peak)), used
                 assert len(await requests.events(run_id, ev.PatchProduced, ev.AgentFailed)) == 1
             async with asyncio.timeout(60):
                 while await asyncio.to_thread(engine.containers):  # noqa: ASYNC110

@@ -3,6 +3,7 @@
 import os
 import time
 
+from ridges.contracts.events import ExitFacts
 from ridges.sandbox_manager.attempt_copies import MOST_AGE_S, MOST_LOG_BYTES, AttemptCopies
 
 RUN, OTHER = "0191e0a0-0000-7000-8000-000000000001", "0191e0a0-0000-7000-8000-000000000002"
@@ -14,9 +15,13 @@ def test_log_and_patch_are_found_by_the_next_manager_in_the_same_folder(tmp_path
     copy.add_to_log(4, b"two")
     copy.keep_patch(b"first")
     copy.keep_patch(b"second")
+    copy.keep_exit(ExitFacts(exit_code=None, wall_s=5.0))
+    copy.keep_exit(ExitFacts(exit_code=None, wall_s=9.5, cpu_s=0.5))
     again = AttemptCopies(tmp_path / "logs")
     assert [again.of(*which).log for which in ((RUN, 2), (RUN, 1), (OTHER, 2))] == [b"one two", b"", b""]
     assert [again.of(*which).patch for which in ((RUN, 2), (RUN, 1), (OTHER, 2))] == [b"second", b"", b""]
+    facts = ExitFacts(exit_code=None, wall_s=9.5, cpu_s=0.5)
+    assert [again.of(*which).exit for which in ((RUN, 2), (RUN, 1), (OTHER, 2))] == [facts, None, None]
 
 
 def test_a_log_without_end_takes_little_room_and_its_end_is_kept(tmp_path):
@@ -32,8 +37,9 @@ def test_what_was_told_is_forgotten_and_nothing_else(tmp_path):
     for run_id, attempt in ((RUN, 1), (RUN, 2), (OTHER, 1)):
         copies.new(run_id, attempt).add_to_log(0, b"x")
         copies.of(run_id, attempt).keep_patch(b"x")
+        copies.of(run_id, attempt).keep_exit(ExitFacts(exit_code=None))
     copies.forget(RUN)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{OTHER}.1", f"{OTHER}.1.patch"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{OTHER}.1", f"{OTHER}.1.exit", f"{OTHER}.1.patch"]
     copies.new(OTHER, 1)
     assert list(tmp_path.iterdir()) == []
 
@@ -53,4 +59,5 @@ def test_a_folder_that_went_away_costs_the_copy_and_nothing_else(tmp_path):
     (tmp_path / "logs").rmdir()
     copy.add_to_log(0, b"x")
     copy.keep_patch(b"x")
-    assert (copy.log, copy.patch) == (b"", b"")
+    copy.keep_exit(ExitFacts(exit_code=None))
+    assert (copy.log, copy.patch, copy.exit) == (b"", b"", None)

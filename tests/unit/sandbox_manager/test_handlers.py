@@ -435,13 +435,17 @@ async def test_the_next_attempt_holds_the_log_of_one_whose_sandbox_broke():
     assert list(scene.folder.iterdir()) == []
 
 
+USED = ev.ExitFacts(exit_code=None, wall_s=35.5, cpu_s=1.0)
+
+
 async def change_and_break(spec, _cancelled):
     spec.on_difference(b"diff once")
     spec.on_difference(b"diff twice")
+    spec.on_usage(USED)
     raise SandboxFailed(RUN, "the engine is gone")
 
 
-async def test_the_next_attempt_holds_the_last_changes_of_one_whose_sandbox_broke():
+async def test_the_next_attempt_holds_the_last_changes_and_facts_of_one_whose_sandbox_broke():
     scene = await Scene().set()
     scene.sandbox.ends = [change_and_break]
     with pytest.raises(SandboxFailed):
@@ -449,16 +453,18 @@ async def test_the_next_attempt_holds_the_last_changes_of_one_whose_sandbox_brok
     scene.sandbox.ends = [PATCHED]
     begun, ended = await scene.deliver()
     assert await scene.blobs.get(begun.previous_patch.digest) == b"diff twice"
+    assert begun.previous_exit == USED
     assert await scene.blobs.get(ended.patch.digest) == b"diff x"
     assert list(scene.folder.iterdir()) == []
 
 
-async def test_the_last_attempt_that_breaks_leaves_its_changes_unjudged():
+async def test_the_last_attempt_that_breaks_leaves_its_changes_unjudged_and_its_facts():
     scene = await Scene(max_attempts=1).set()
     scene.sandbox.ends = [change_and_break]
     *_, ended = await scene.deliver()
     assert (type(ended), ended.cause) == (ev.AgentFailed, Cause.SANDBOX_FAILED)
     assert await scene.blobs.get(ended.unjudged_patch.digest) == b"diff twice"
+    assert ended.exit == USED
 
 
 @pytest.mark.parametrize(

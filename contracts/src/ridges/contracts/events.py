@@ -84,26 +84,11 @@ class RunCancelled(Event, frozen=True, kw_only=True, tag="RunCancelled"):
     cancelled_by: str | None = None
 
 
-class AgentStarted(Event, frozen=True, kw_only=True, tag="AgentStarted"):
-    """A sandbox-manager claimed the run; appended before its sandbox starts, so the gateway knows the run in time."""
-
-    attempt: int
-    """1 for the first; a higher one replaces an attempt whose manager was lost."""
-    manager: str
-    sandbox: str
-    """Technology: docker, bubblewrap, process."""
-    image: str | None = None
-    previous_log: BlobRef | None = None
-    """The end of the log of the attempt before, whose sandbox or manager was lost; null where nobody has it."""
-    previous_patch: BlobRef | None = None
-    """What that attempt had changed when somebody last looked; it is not judged. Null where nobody has it."""
-
-
 class ExitFacts(msgspec.Struct, frozen=True, kw_only=True):
     """How a sandbox ended."""
 
     exit_code: int | None
-    """Of the command; negative = signal; null when it never ran."""
+    """Of the command; negative = signal; null when it never ran, or nobody saw its end."""
     timed_out: bool = False
     out_of_memory: bool = False
     cancelled: bool = False
@@ -117,6 +102,23 @@ class ExitFacts(msgspec.Struct, frozen=True, kw_only=True):
     written_bytes: int | None = None
     """What its processes passed to write(2), whether or not it stayed: files, pipes, the log. Sockets are not in it."""
     log_truncated_chars: int = 0
+
+
+class AgentStarted(Event, frozen=True, kw_only=True, tag="AgentStarted"):
+    """A sandbox-manager claimed the run; appended before its sandbox starts, so the gateway knows the run in time."""
+
+    attempt: int
+    """1 for the first; a higher one replaces an attempt whose manager was lost."""
+    manager: str
+    sandbox: str
+    """Technology: docker, bubblewrap, process."""
+    image: str | None = None
+    previous_log: BlobRef | None = None
+    """The end of the log of the attempt before, whose sandbox or manager was lost; null where nobody has it."""
+    previous_patch: BlobRef | None = None
+    """What that attempt had changed when somebody last looked; it is not judged. Null where nobody has it."""
+    previous_exit: ExitFacts | None = None
+    """What that attempt's sandbox had used when somebody last looked; its exit code is null. Likewise."""
 
 
 class PatchProduced(Event, frozen=True, kw_only=True, tag="PatchProduced"):

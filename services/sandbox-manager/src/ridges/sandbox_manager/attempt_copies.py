@@ -1,6 +1,7 @@
-"""What attempts at work have so far, on disk, so that it outlives the manager: the end of the log, the last difference.
+"""What attempts at work have so far, on disk, so that it outlives the manager: the end of the log, the last difference,
+what their sandboxes have used.
 
-Two small files for each attempt.
+Three small files for each attempt.
 """
 
 import contextlib
@@ -8,7 +9,10 @@ import os
 import time
 from pathlib import Path
 
+import msgspec
 import structlog
+
+from ridges.contracts.events import ExitFacts
 
 log = structlog.get_logger(__name__)
 
@@ -18,11 +22,15 @@ MOST_AGE_S = 7 * 24 * 3600.0
 """A run whose next attempt began at another manager leaves its files here for so long."""
 
 
+_facts = msgspec.json.Decoder(ExitFacts)
+
+
 class AttemptCopy:
     """The files of one attempt. A disk that is full costs the copy, never the attempt."""
 
     def __init__(self, path: Path) -> None:
         self._log_path, self._patch_path = path, path.with_name(f"{path.name}.patch")
+        self._exit_path = path.with_name(f"{path.name}.exit")
         self._log_size = 0
         self._broken = False
 
@@ -49,6 +57,13 @@ class AttemptCopy:
         except OSError as error:
             log.warning("a partial patch is not kept on disk", path=str(self._patch_path), error=str(error))
 
+    def keep_exit(self, facts: ExitFacts) -> None:
+        """What there would be to say if it ended now, in the place of what was said before."""
+        try:
+            _replace(self._exit_path, msgspec.json.encode(facts))
+        except OSError as error:
+            log.warning("what a sandbox uses is not kept on disk", path=str(self._exit_path), error=str(error))
+
     @property
     def log(self) -> bytes:
         """The end of it, as UTF-8; empty when there is none."""
@@ -65,9 +80,17 @@ class AttemptCopy:
         except OSError:
             return b""
 
+    @property
+    def exit(self) -> ExitFacts | None:
+        """What was kept last; None when there is nothing."""
+        try:
+            return _facts.decode(self._exit_path.read_bytes())
+        except (OSError, msgspec.MsgspecError):
+            return None
+
     def remove(self) -> None:
         """What is in it stands in the log of events now, or nobody wants it."""
-        for path in (self._log_path, self._patch_path):
+        for path in (self._log_path, self._patch_path, self._exit_path):
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 

@@ -49,6 +49,7 @@ class _Found(msgspec.Struct, frozen=True):
 
     log: BlobRef | None = None
     patch: BlobRef | None = None
+    exit: ev.ExitFacts | None = None
 
 
 class _Left(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,6 +134,7 @@ class AgentAttempts:
             image=(requested.image or bench.docker_image) if technology == "docker" else None,
             previous_log=prepared.previous.log,
             previous_patch=prepared.previous.patch,
+            previous_exit=prepared.previous.exit,
         )
 
         def decide(events: Sequence[ev.AnyEvent]) -> ev.AgentStarted | None:
@@ -165,6 +167,7 @@ class AgentAttempts:
             prepared.spec,
             on_log=on_log,
             on_difference=copy.keep_patch,
+            on_usage=copy.keep_exit,
             difference_every_s=bench.partial_patch_interval_s,
         )
         async with contextlib.AsyncExitStack() as removing:
@@ -177,7 +180,7 @@ class AgentAttempts:
                     await self._leave_when_overtaken(requested.run_id, attempt)
                     raise
                 broken = AgentOutcome(cause=mishap.cause, detail=plain(str(error)))
-                left = _Left(outcome=broken, log=live.tail.content, exit=None, snapshot=copy.patch)
+                left = _Left(outcome=broken, log=live.tail.content, exit=copy.exit, snapshot=copy.patch)
             else:
                 snapshot = copy.patch if exited.difference is None or difference_problem(exited) else b""
                 outcome = outcome_of(exited, spec.timeout_s)
@@ -237,7 +240,7 @@ class AgentAttempts:
         found = await self._found(requested.run_id, given_up.attempt)
         bench.patience.forget(requested.run_id)
         outcome = AgentOutcome(cause=given_up.cause, detail=given_up.detail)
-        left = _Left(outcome=outcome, log=b"", exit=None, log_ref=found.log, snapshot_ref=found.patch)
+        left = _Left(outcome=outcome, log=b"", exit=found.exit, log_ref=found.log, snapshot_ref=found.patch)
         told = await self._tell(requested, given_up.attempt, left)
         if told is None:
             log.warning("not given up: the run ended or a newer attempt began", attempt=given_up.attempt)
@@ -258,6 +261,7 @@ class AgentAttempts:
         return _Found(
             log=await blobs.put(content, LOG_MEDIA_TYPE) if (content := copy.log) else None,
             patch=await blobs.put(content, PATCH_MEDIA_TYPE) if (content := copy.patch) else None,
+            exit=copy.exit,
         )
 
 

@@ -18,6 +18,7 @@ from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.interpreter import Interpreter, find_interpreter
 from ridges.sandbox_manager.local_process import supervised
 from ridges.sandbox_manager.memory_watch import Usage, watch_memory
+from ridges.sandbox_manager.meter import metered
 from ridges.sandbox_manager.owner import Mark
 from ridges.sandbox_manager.ports import PROXY_SOCKET, WORKSPACE, SandboxExit, SandboxSpec
 from ridges.sandbox_manager.wire import Measured, launch
@@ -80,7 +81,10 @@ class BareProcessSandbox:
                 watch = watch_memory(started, supervisor.pid, spec.limits.memory_bytes, (), usage, full.set)
                 watching = asyncio.ensure_future(watch)
                 try:
-                    reply = await supervisor.converse(here, starting, cancelled=cancelled, full=full, started=started)
+                    async with metered(spec, lambda: Measured(peak_memory_bytes=usage.peak_bytes or None)):
+                        reply = await supervisor.converse(
+                            here, starting, cancelled=cancelled, full=full, started=started
+                        )
                 finally:
                     watching.cancel()
                     await asyncio.gather(watching, return_exceptions=True)

@@ -19,6 +19,7 @@ from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.fork_server import ForkServers, Kind
 from ridges.sandbox_manager.interpreter import Interpreter, find_interpreter
 from ridges.sandbox_manager.memory_watch import Usage, watch_memory
+from ridges.sandbox_manager.meter import metered
 from ridges.sandbox_manager.mount_tree import HOME, PROXY_MOUNT, TEMPORARY, mount_steps, outermost
 from ridges.sandbox_manager.owner import Mark
 from ridges.sandbox_manager.ports import PROXY_SOCKET, SandboxExit, SandboxSpec
@@ -130,7 +131,11 @@ class BubblewrapSandbox:
                 starter = forks.started(starting, steps, seccomp, kind)
             async with starter as (supervisor, first, starting):
                 usage = Usage()
-                async with _limited(first, group, spec, started, usage, full):
+
+                def measured() -> Measured:
+                    return group.measured() if group else Measured(peak_memory_bytes=usage.peak_bytes or None)
+
+                async with _limited(first, group, spec, started, usage, full), metered(spec, measured):
                     reply = await supervisor.converse(
                         spec,
                         starting,
@@ -139,10 +144,9 @@ class BubblewrapSandbox:
                         started=started,
                         collecting=_granting(group, spec.limits.memory_bytes),
                     )
-                measured = group.measured() if group else Measured(peak_memory_bytes=usage.peak_bytes or None)
                 if not reply.complete:
-                    return spec.told(_without_result(spec, reply, measured, supervisor.complaints))
-                return spec.told(reply.exit(measured))
+                    return spec.told(_without_result(spec, reply, measured(), supervisor.complaints))
+                return spec.told(reply.exit(measured()))
 
     async def sweep(self, live: set[str]) -> int:
         """Only control groups can stay behind: all else dies with the processes, and those with their manager."""

@@ -28,6 +28,7 @@ from ridges.sandbox_manager.docker_config import (
 from ridges.sandbox_manager.engine_api import EngineApi, refused, to_its_end
 from ridges.sandbox_manager.errors import ImageMissing, SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.inside import COMPILE_IN_SANDBOX, COMPILED, supervisor_program
+from ridges.sandbox_manager.meter import metered
 from ridges.sandbox_manager.ports import WORKSPACE, OutputFile, SandboxExit, SandboxSpec
 from ridges.sandbox_manager.seccomp import filter_program
 from ridges.sandbox_manager.self_test import passes_self_test
@@ -221,7 +222,8 @@ class DockerSandbox:
                 listen = asyncio.create_task(_listen(reader, reply, stderr, collecting))
                 try:
                     await self._start(spec, container_id)  # the engine writes files before it says that it did
-                    await listen
+                    async with metered(spec, lambda: _measured(group_of_container(container_id))):
+                        await listen
                 finally:
                     say.cancel()
                     listen.cancel()

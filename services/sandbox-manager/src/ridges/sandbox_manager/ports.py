@@ -64,6 +64,8 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     as the repository is. Best effort: none comes that is large, or while the command is in its way."""
     difference_every_s: float = 0.0
     """How often; the first one after 5 s at the latest. 0 = never."""
+    on_usage: Callable[[ExitFacts], None] | None = None
+    """Called while the command runs, as often as ``on_difference``, with what the whole sandbox has used so far."""
     on_exit: "Callable[[SandboxExit], None] | None" = None
     """Called once with what ``run`` will return, as soon as nothing of the command runs any more: before the sandbox is
     removed, which takes longer than telling what it left."""
