@@ -88,6 +88,7 @@ async def attempts(requests, run_id: str) -> list[tuple[int, str]]:
 EDITOR = """
 import time
 def agent_main(problem):
+    print("begun", flush=True)
     open("repo/mine.txt", "w").write("half done\\n")
     time.sleep({seconds})
     return "diff x"
@@ -108,12 +109,14 @@ async def test_what_an_agent_had_changed_survives_its_manager(
         end = await requests.end_of(run_id, timeout_s=60)
         if max_attempts == 1:
             assert (type(end), end.cause) == (ev.AgentFailed, Cause.LOST_WHILE_RUNNING_AGENT)
-            found = end.unjudged_patch
+            found, facts = end.unjudged_patch, end.exit
         else:
             assert (type(end), end.attempt) == (ev.PatchProduced, 2)
             _, second = await requests.events(run_id, ev.AgentStarted)
-            found = second.previous_patch
+            found, facts = second.previous_patch, second.previous_exit
         assert "+half done" in await requests.text(found)
+        assert facts.exit_code is None
+        assert all((facts.wall_s, facts.cpu_s, facts.peak_memory_bytes, facts.pids_peak)), facts
 
 
 async def test_a_manager_killed_with_eight_sandboxes_loses_no_run_and_ends_none_twice(
@@ -281,12 +284,15 @@ async def test_an_engine_that_stays_away_ends_the_run_as_our_fault(tmp_path, nat
             engine.away = False
 
 
-@pytest.mark.bubblewrap
-async def test_a_result_that_finds_the_disk_full_waits_for_room(tmp_path, small_disk, nats_server, gateway, requests):
+@pytest.mark.parametrize("ends_well", [True, False])
+async def test_what_an_agent_left_waits_for_room_on_a_full_disk(
+    tmp_path, small_disk, nats_server, gateway, requests, sandbox, ends_well
+):
     (tmp_path / "blobs").symlink_to(small_disk.path)
-    settings = {"sandbox": "bubblewrap", "slots": 1, "min_free_bytes": 0}
+    settings = {"sandbox": sandbox, "slots": 1, "min_free_bytes": 0}
     async with managers(tmp_path, nats_server, gateway, "m", **settings) as (manager,):
-        run_id = await requests.run(SLEEPER.format(seconds=4), limits=limits(agent_timeout_s=60))
+        seconds, timeout_s = (4, 60) if ends_well else (60, 4)
+        run_id = await requests.run(EDITOR.format(seconds=seconds), limits=limits(agent_timeout_s=timeout_s))
         await requests.wait(run_id, ev.AgentStarted)
         small_disk.fill()
         async with asyncio.timeout(60):
@@ -296,7 +302,10 @@ async def test_a_result_that_finds_the_disk_full_waits_for_room(tmp_path, small_
         small_disk.make_room()
         end = await requests.end_of(run_id)
         assert (type(end), end.attempt, await attempts(requests, run_id)) == (ev.PatchProduced, 1, [(1, "m")])
-        assert await requests.text(end.patch) == "diff x"
+        assert (end.partial, end.cause) == (not ends_well, None if ends_well else Cause.AGENT_TIMED_OUT)
+        assert ("diff x" if ends_well else "+half done") in await requests.text(end.patch)
+        assert await requests.text(end.log) == "begun\n"
+        assert all((end.exit.wall_s > 3, end.exit.cpu_s, end.exit.peak_memory_bytes, end.exit.pids_peak)), end.exit
 
 
 def test_a_disk_that_is_full_keeps_the_patch_before_and_takes_the_next(small_disk):
