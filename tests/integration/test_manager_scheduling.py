@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import random
 import re
 import signal
@@ -10,6 +11,7 @@ import signal
 import aiohttp
 import pytest
 from docker_images import need_agent_image
+from hostile.host import Host
 from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -191,7 +193,7 @@ async def test_strangers_do_not_see_live_logs(tmp_path, nats_server, gateway, re
 async def test_starts_that_are_cancelled_at_random_moments_leave_nothing(
     tmp_path, nats_server, gateway, requests, sandbox
 ):
-    moments = random.Random(4)
+    moments, before = random.Random(4), Host()
     async with manager(tmp_path, nats_server, gateway, sandbox=sandbox, slots=20) as process:
         ids = await asyncio.gather(*(requests.run(SLOW, limits=limits(agent_timeout_s=60)) for _ in range(20)))
 
@@ -209,6 +211,8 @@ async def test_starts_that_are_cancelled_at_random_moments_leave_nothing(
         started, running, ended = await counts(process)
         assert (running, ended) == (0, started)
         assert started > 0
+    assert await before.left_since() == []
+    assert [top for top, *_ in os.walk("/sys/fs/cgroup") if f"/ridges-{process.pid}-" in top] == []
 
 
 async def counts(process: ManagerProcess) -> tuple[float, float, float]:
