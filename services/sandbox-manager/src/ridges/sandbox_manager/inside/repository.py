@@ -69,6 +69,11 @@ class Base:
                 _copy(source.fileno(), self.kept[name])
         self._indexed_at_ns = os.stat(os.path.join(git_dir, "index")).st_mtime_ns
 
+    def is_untouched(self) -> bool:
+        """Whether it is plain to see that there is no difference. Call when nobody works there any more."""
+        index = os.pread(self.kept["index"], os.fstat(self.kept["index"]).st_size, 0)
+        return is_untouched(self.work_tree, index, self._indexed_at_ns)
+
     def write_difference(self, git_dir: str, stdout: int) -> None:
         """Write the binary diff of the work tree against the base.
 
@@ -76,9 +81,6 @@ class Base:
             git_dir: where to put our own git directory; must not exist.
             stdout: descriptor that git writes to.
         """
-        index = os.pread(self.kept["index"], os.fstat(self.kept["index"]).st_size, 0)
-        if is_untouched(self.work_tree, index, self._indexed_at_ns):
-            return
         self.put_back(git_dir)
         _forget_nested_repositories(self.work_tree)
         environment = git_environment(git_dir, self.work_tree)

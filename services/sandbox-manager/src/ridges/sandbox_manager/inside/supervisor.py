@@ -230,9 +230,10 @@ def _collect(base: Base, max_bytes: int, mounted: list[str]) -> tuple[bytes | No
     pid = os.fork()
     if pid == 0:
         try:
-            if in_sandbox:  # the temporary directory is its own: make room in it
-                empty(directory, mounted)
-            base.write_difference(os.path.join(directory, ".ridges-difference"), write_end)
+            if not base.is_untouched():
+                if in_sandbox:  # the temporary directory is its own: make room in it
+                    empty(directory, mounted)
+                base.write_difference(os.path.join(directory, ".ridges-difference"), write_end)
             os._exit(0)
         except BaseException as error:
             os.write(2, f"cannot compute the difference: {error!r}\n".encode("utf-8", "replace"))
