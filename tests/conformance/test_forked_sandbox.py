@@ -9,6 +9,7 @@ import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import msgspec
 import pytest
@@ -337,6 +338,30 @@ async def test_closing_or_forgetting_the_adapter_ends_its_servers(bubblewrap_wor
         del sandbox
         gc.collect()
         assert fork_servers() == []
+
+
+@pytest.mark.parametrize("ends", ["os.abort()", "os._exit(0)", "sys.exit(3)"])
+async def test_a_module_that_ends_its_interpreter_costs_the_preparation_alone(bubblewrap_works, tmp_path, ends):
+    """The self-test prepares no command: it would not find out, and every run would end as our fault."""
+    (tmp_path / "fatal.py").write_text(f"import os, sys\n{ends}\n")
+    spec = sandbox_spec(
+        *("python3", "/sandbox/script.py"),
+        files=(tar_of({"script.py": "print('ran')"}),),
+        preload=("fatal",),
+        env={"PYTHONPATH": str(tmp_path)},
+    )
+    sandbox = BubblewrapSandbox()
+    with capture_logs() as logs:
+        ends = await asyncio.gather(*(sandbox.run(renamed(spec), asyncio.Event()) for _ in range(3)))
+    assert [end.log for end in ends] == [b"ran\n"] * 3
+    told = [entry for entry in logs if entry["event"] == "commands are not prepared for a while"]
+    assert told
+    assert "the fork server does not start" in told[0]["error"]
+    sandbox.close()
+
+
+def renamed(spec):
+    return msgspec.structs.replace(spec, sandbox_id=str(uuid4()))
 
 
 async def test_where_nothing_can_be_forked_bwrap_is_used_and_that_is_told_once(bubblewrap_works, monkeypatch):

@@ -113,7 +113,7 @@ class BubblewrapSandbox:
         full, started = asyncio.Event(), asyncio.Event()
         async with self._group(spec) as group:
             environment = _environment(parts.interpreter) | spec.env
-            kind, script = _prepared(spec, environment, forks)
+            kind, script = await _prepared(spec, environment, forks)
             starting = launch(
                 spec,
                 env=environment,
@@ -200,14 +200,14 @@ def _environment(interpreter: Interpreter) -> dict[str, str]:
     }
 
 
-def _prepared(
+async def _prepared(
     spec: SandboxSpec, environment: dict[str, str], forks: ForkServers | None
 ) -> tuple[Kind | None, tuple[str, ...] | None]:
     """The kind of process that can become the command, and the script it would run."""
     script = script_of(spec.command) if spec.preload else None
     if forks and script:
         kind = Kind.of(script[0], spec.preload, environment)
-        if forks.knows(kind):
+        if await forks.prepare(kind):
             return kind, script[1]
     return None, None
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 import msgspec
+import structlog
 
 from ridges.sandbox_manager.errors import SandboxUnavailable
 from ridges.sandbox_manager.host_uids import host_uid
@@ -33,12 +34,16 @@ from ridges.sandbox_manager.ports import WORKSPACE
 from ridges.sandbox_manager.staging import checked, libc, mount
 from ridges.sandbox_manager.wire import Launch, without_program
 
+log = structlog.get_logger(__name__)
+
 _CLONE_NEWNS, _CLONE_NEWIPC, _CLONE_NEWUSER, _CLONE_NEWNET = 0x20000, 0x8000000, 0x10000000, 0x40000000
 _MS_REC, _MS_SLAVE = 0x4000, 0x80000
 _MOUNT_SETATTR, _AT_FDCWD, _AT_RECURSIVE, _MOUNT_ATTR_RDONLY = 442, -100, 0x8000, 1
 _START_S = 30.0
 _MARSHAL_VERSION = 2
 _MOST_SERVERS = 4
+_UNFIT_S = 600.0
+"""How long a kind is left alone whose server did not start."""
 _PID = struct.Struct("=i")
 
 
@@ -99,6 +104,12 @@ class ForkServer:
         self._starting = asyncio.Lock()
         self._reading: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[asyncio.Future[tuple[int, int]]] = deque()
+
+    async def start(self) -> None:
+        """Returns when it serves. Raises ``SandboxUnavailable`` when it does not come to that."""
+        async with self._starting:
+            if self._socket is None:
+                await self._start()
 
     async def fork(self, order: Mapping[str, object]) -> tuple[Forked, int]:
         """A sandbox's keeper, and where it tells the host's pid of the supervisor (as bwrap does); close that.
@@ -164,16 +175,14 @@ class ForkServer:
             end()
             raise
         if ready != b"ready":
-            words = await asyncio.to_thread(_last_words, process)
+            words = await asyncio.to_thread(_last_words, process) or "it ended without a word"
             end()
             raise SandboxUnavailable(f"the fork server does not start: {words}", "run `ridges doctor`")
         self._socket, self._end = ours, end
 
     async def _told(self, fds: list[int]) -> tuple[int, int]:
         for last_try in (False, True):
-            async with self._starting:
-                if self._socket is None:
-                    await self._start()
+            await self.start()
             assert self._socket is not None
             try:
                 socket.send_fds(self._socket, [b"fork"], fds)
@@ -243,6 +252,8 @@ class ForkServers:
         """
         self._interpreter, self._uids, self._remedy = interpreter, host_dir / "uids", remedy
         self._servers: dict[Kind | None, ForkServer] = {}
+        self._unfit: dict[Kind, float] = {}
+        """Until when no server of a kind is started, by the loop's clock."""
 
     @asynccontextmanager
     async def started(
@@ -272,9 +283,24 @@ class ForkServers:
             finally:
                 os.close(info)
 
-    def knows(self, kind: Kind) -> bool:
-        """Whether commands of this kind are prepared: each kind takes a process, so there are only a few."""
-        return kind in self._servers or len(self._servers) < _MOST_SERVERS
+    async def prepare(self, kind: Kind) -> bool:
+        """Whether commands of this kind are prepared: each kind takes a process, so there are only a few.
+
+        A server that does not start (something that it is to load ends it, say) costs the preparation and nothing else.
+        """
+        now = asyncio.get_running_loop().time()
+        if kind not in self._servers and (len(self._servers) >= _MOST_SERVERS or self._unfit.get(kind, now) > now):
+            return False
+        server = self._servers.setdefault(kind, ForkServer(self._interpreter, kind))
+        try:
+            await server.start()
+        except SandboxUnavailable as error:
+            if self._servers.get(kind) is server:
+                del self._servers[kind]
+            self._unfit[kind] = now + _UNFIT_S
+            log.warning("commands are not prepared for a while", modules=kind.modules, error=error.reason)
+            return False
+        return True
 
     def close(self) -> None:
         """End the servers, and with them what they have forked."""
