@@ -15,7 +15,7 @@ import msgspec
 import pytest
 from conformance.isolation_suite import IsolationSuite
 from conformance.sandbox_suite import SandboxSuite
-from sandboxes import gone, python, sandbox_spec, tar_of
+from sandboxes import gone, processes_of, python, sandbox_spec, tar_of
 from structlog.testing import capture_logs
 
 from ridges.contracts.limits import MIB, SandboxLimits
@@ -254,7 +254,9 @@ print(sorted(found))
 async def test_a_killed_fork_server_takes_its_sandboxes_along_and_the_next_one_works(sandbox):
     spec = sandbox_spec("sleep", "60")
     running = asyncio.ensure_future(sandbox.run(spec, asyncio.Event()))
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(30):
+        while not any("sleep 60" in line for line in processes_of(spec)):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
     [server] = fork_servers()
     os.kill(server, signal.SIGKILL)
     with pytest.raises(SandboxManagerError):
