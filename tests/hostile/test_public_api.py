@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import secrets
-import shutil
 import subprocess
 import sys
 import time
@@ -143,21 +142,22 @@ def system(tmp_path_factory, bubblewrap_works):
         file.write(PROVIDER)
     write_folder(project.folder / "examples" / "problems" / "roman", CREATE)
     project.env |= dict.fromkeys(("OPENROUTER_API_KEY", "AWS_SECRET_ACCESS_KEY", "RIDGES_API_TOKEN_OF_NOBODY"), CANARY)
+    temporary = project.folder / "tmp"
+    temporary.mkdir()
+    project.env["TMPDIR"] = str(temporary)
     before = Host()
     up = project.ridges("up", timeout_s=120)
     assert up.code == 0, up
     bait = Bait(project.folder)
     try:
         yield System(project, bait)
-        owner = (project.folder / ".ridges" / "manager" / "installation-id").read_text().strip()
     finally:
         bait.close()
         project.ridges("down")
     assert bait.visitors == []
-    assert project.wait_for_nothing_left() == []
-    assert asyncio.run(before.left_since()) == []
-    if shutil.which("docker"):
-        assert docker("ps", "-aq", "--filter", f"label=ridges.owner={owner}") == ""
+    assert project.wait_for_no_traces(10) == [], "processes, containers, networks, sockets, files that were begun"
+    assert asyncio.run(before.left_since()) == [], "mounts, processes of the users that sandboxes are"
+    assert list(temporary.iterdir()) == []
 
 
 @pytest.fixture(scope="module")
