@@ -381,6 +381,27 @@ async def test_a_missing_image_is_named_with_what_builds_it(nats_server, tmp_pat
     assert await process.end() == 0
 
 
+@pytest.mark.bubblewrap
+async def test_an_image_is_never_left_out(nats_server, tmp_path, gateway, requests):
+    """Where no engine answers, what needs an image ends as our fault; in a sandbox without images it is refused."""
+    nowhere = f"unix://{tmp_path}/no.sock"
+    process = ManagerProcess(tmp_path, nats=nats_server, gateway_url=gateway.url, docker_url=nowhere, sandbox_wait_s=1)
+    await process.start()
+    run_id = await requests.run(GOOD_AGENT, limits=limits(), image="tools:1")
+    end = await requests.end_of(run_id)
+    assert (type(end), end.cause) == (ev.AgentFailed, Cause.SANDBOX_UNAVAILABLE)
+    assert "no Docker Engine answers" in end.detail
+    end = await requests.end_of(await requests.run(GOOD_AGENT, limits=limits(), image="tools:1", sandbox="bubblewrap"))
+    assert (type(end), end.cause) == (ev.AgentFailed, Cause.LIMITS_REFUSED)
+    assert "the image tools:1 needs the sandbox docker" in end.detail
+    judged = await requests.run(GOOD_AGENT, limits=limits())
+    assert isinstance(await requests.end_of(judged), ev.PatchProduced)
+    asked = await evaluation(requests, judged, "pass", image="tools:1")
+    exited = await requests.wait(judged, ev.EvaluationSandboxExited)
+    assert (exited.evaluation_id, exited.cause) == (asked.evaluation_id, Cause.SANDBOX_UNAVAILABLE)
+    assert await process.end() == 0
+
+
 async def test_what_the_operator_forbids_is_refused_before_anything_starts(nats_server, tmp_path, gateway, requests):
     process = ManagerProcess(
         tmp_path, nats=nats_server, gateway_url=gateway.url, sandbox="bubblewrap", max_pids=100, max_timeout_s=600

@@ -88,6 +88,8 @@ def test_images_are_allowed_by_pattern():
     with pytest.raises(LimitsRefused, match="RIDGES_ALLOWED_IMAGES"):
         Ceilings(images=("ridges-*",)).check(asked, "docker")
     Ceilings(images=("ridges-*",)).check(SPEC, "docker")
+    with pytest.raises(LimitsRefused, match=r"image example\.org/tools:1 needs the sandbox docker"):
+        Ceilings().check(asked, "bubblewrap")
 
 
 def test_the_managers_own_runtime_may_be_asked_for():

@@ -183,7 +183,7 @@ async def test_the_last_lost_attempt_ends_the_run():
 async def test_two_managers_never_start_the_same_attempt():
     scene = await Scene(PATCHED).set()
 
-    async def pick_slowly(_requested):
+    async def pick_slowly(_requested, **_needed):
         await scene.store.append(RUN, [started(1)])
         return scene.sandbox
 

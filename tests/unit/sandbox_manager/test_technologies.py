@@ -50,6 +50,17 @@ async def test_the_first_that_works_of_what_is_wanted(requested, preferred, work
     assert (await choice.pick(requested)).name == picked
 
 
+@pytest.mark.parametrize("needed", [{"image": "x:1"}, {"runtime": "runsc"}])
+async def test_what_needs_containers_waits_for_them_and_never_gets_something_else(needed):
+    """Without its image a problem's tests fail, and that would count against the agent."""
+    choice, _ = technologies("bubblewrap")
+    assert (await choice.pick("auto", **needed)).name == "docker"
+    choice, _ = technologies(docker=False)
+    with pytest.raises(SandboxUnavailable, match="docker is broken"):
+        await choice.pick("auto", **needed)
+    assert (await choice.pick("auto")).name == "bubblewrap"
+
+
 async def test_never_less_isolation_than_asked_for():
     choice, _ = technologies("docker", docker=False, process=True)
     with pytest.raises(SandboxUnavailable, match="docker is broken"):

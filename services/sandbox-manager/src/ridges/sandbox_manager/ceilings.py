@@ -65,7 +65,9 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
             yield f"the runtime {runtime} needs the sandbox docker, this machine would use {sandbox}"
         elif runtime and runtime not in self.runtimes:
             yield f"the runtime {runtime} is not allowed (RIDGES_ALLOWED_RUNTIMES)"
-        if image and self.images and not any(fnmatchcase(image, pattern) for pattern in self.images):
+        if image and sandbox != "docker":
+            yield f"the image {image} needs the sandbox docker, this machine would use {sandbox}"
+        elif image and self.images and not any(fnmatchcase(image, pattern) for pattern in self.images):
             yield f"the image {image} is not allowed (RIDGES_ALLOWED_IMAGES)"
 
 

@@ -84,7 +84,8 @@ class Evaluations:
         bench = self._bench
         try:
             await bench.free_space.check()
-            technology = await bench.technologies.pick(requested.sandbox)
+            runtime = requested.limits.runtime
+            technology = await bench.technologies.pick(requested.sandbox, image=requested.image, runtime=runtime)
             bundle = await bench.blobs.get(requested.bundle.digest)
             spec = evaluation_spec(requested, bundle, sandbox_id=live.sandbox_id, now=bench.now)
             await technology.admit(spec)

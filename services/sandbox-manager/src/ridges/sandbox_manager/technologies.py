@@ -8,6 +8,7 @@ from ridges.sandbox_manager.errors import SandboxManagerError, SandboxUnavailabl
 from ridges.sandbox_manager.ports import Sandbox
 
 AUTO = "auto"
+CONTAINERS = "docker"
 _AUTO_ORDER = ("docker", "bubblewrap")
 """``process`` is never chosen by itself."""
 _TRUST_S = {True: 30.0, False: 3.0}
@@ -32,15 +33,21 @@ class Technologies:
         self._checked: dict[str, tuple[float, SandboxManagerError | None]] = {}
         self._testing: dict[str, asyncio.Task[SandboxManagerError | None]] = {}
 
-    async def pick(self, requested: str) -> Sandbox:
+    async def pick(self, requested: str, *, image: str | None = None, runtime: str | None = None) -> Sandbox:
         """The adapter for a run, found fit.
+
+        Args:
+            requested: ``auto`` or a name.
+            image: that it needs. Of what ``auto`` stands for, only Docker has images, and runtimes.
+            runtime: likewise.
 
         Raises:
             SandboxUnavailable: none; with what each of them needs.
             ProcessNotAllowed: asked for ``process``, which the settings forbid.
         """
         problems = []
-        for name in self._candidates(requested):
+        needs_containers = requested == AUTO and (image is not None or runtime is not None)
+        for name in self._candidates(CONTAINERS if needs_containers else requested):
             problem = await self._problem(name)
             if problem is None:
                 return self._adapters[name]
