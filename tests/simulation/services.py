@@ -132,7 +132,7 @@ class ManagerMachine(Machine):
         live, metrics, proxies = LiveSandboxes(), ManagerMetrics(CollectorRegistry()), NoProxies()
         sandbox = SimulatedSandbox(self._seed, self._ask, self._ended, self._reference)
         technologies = Technologies({"docker": sandbox}, "docker", clock)
-        admission = Admission(2, 1 << 40)
+        agents, evaluations = Admission(2, 1 << 40), Admission(2, 1 << 40)
         workbench = Workbench(
             store=store,
             blobs=blobs,
@@ -147,10 +147,10 @@ class ManagerMachine(Machine):
             docker_image="image",
             max_attempts=MAX_ATTEMPTS,
         )
-        handlers = Handlers(workbench, live=live, admission=admission, claim_s=chosen.claim_s)
-        capacity = Capacity(slots=2, evaluation_slots=2, memory_bytes=1 << 40)
+        handlers = Handlers(workbench, live=live, agents=agents, evaluations=evaluations, claim_s=chosen.claim_s)
+        capacity = Capacity(slots=2, evaluation_slots=2, memory_bytes=1 << 40, evaluation_memory_bytes=1 << 40)
         sweeper = Sweeper(technologies, proxies, live, metrics)
-        service = Service(chosen, capacity, store, admission, handlers, sweeper, http=None)
+        service = Service(chosen, capacity, store, (agents, evaluations), handlers, sweeper, http=None)
         return service, [service.work]
 
 

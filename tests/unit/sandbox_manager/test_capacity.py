@@ -27,9 +27,16 @@ def test_cores_and_memory_decide_where_the_settings_do_not(cores, memory_gib, sl
     assert found.slots == 1 or (found.slots + found.evaluation_slots) * 2 * GIB <= 0.8 * memory_gib * GIB
 
 
+def test_evaluations_of_large_problems_have_a_share_of_a_large_machine():
+    found = capacity(2, 256)
+    assert found.evaluation_memory_bytes >= 50 * GIB
+    assert found.memory_bytes + found.evaluation_memory_bytes <= 0.8 * 256 * GIB
+
+
 def test_settings_win():
     found = capacity(2, 8, slots=50, evaluation_slots=7, memory_bytes=GIB)
-    assert found == Capacity(slots=50, evaluation_slots=7, memory_bytes=GIB)
+    wanted = Capacity(slots=50, evaluation_slots=7, memory_bytes=GIB, evaluation_memory_bytes=14 * GIB)
+    assert found == wanted
     assert capacity(2, 8, slots=50).memory_bytes == 50 * 2 * GIB
 
 

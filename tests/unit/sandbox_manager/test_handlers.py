@@ -131,7 +131,9 @@ class Scene:
             docker_image="image",
             max_attempts=max_attempts,
         )
-        self.handlers = Handlers(self.workbench, live=self.live, admission=self.admission, claim_s=0.05)
+        self.evaluations = Admission(4, 1 << 32)
+        places = {"agents": self.admission, "evaluations": self.evaluations}
+        self.handlers = Handlers(self.workbench, live=self.live, **places, claim_s=0.05)
 
     async def set(self) -> "Scene":
         for content in (AGENT, STATEMENT, WORKSPACE, b"tar"):
@@ -634,6 +636,21 @@ async def test_an_evaluation_starts_and_ends_in_the_log():
     assert await scene.blobs.get(ended.outputs[0].content.digest) == b"<xml/>"
     assert scene.sandbox.specs[0].proxy_dir is None
     assert await scene.deliver(asked) == []
+
+
+async def test_an_evaluation_waits_for_memory_that_others_have_and_is_given_back_when_there_is_none():
+    scene, asked = await judged(GRADED)
+    large = Want(position=0, memory_bytes=3 << 30)
+    async with scene.evaluations.place(large, given_up=asyncio.Event(), wait_s=1) as placed:
+        assert placed
+        with pytest.raises(GiveBack):
+            await scene.deliver(asked)
+        waiting = asyncio.create_task(scene.deliver(asked))
+        await asyncio.sleep(0)
+        assert scene.sandbox.specs == []
+    begun, ended = await waiting
+    assert (type(begun), ended.cause) == (ev.EvaluationStarted, None)
+    assert scene.evaluations.at_work == 0
 
 
 async def test_a_broken_evaluation_is_tried_again_and_at_last_named():

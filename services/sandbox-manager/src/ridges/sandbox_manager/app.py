@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -92,6 +92,7 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
     clock, live, metrics = SystemClock(), LiveSandboxes(), ManagerMetrics()
     capacity = capacity_of(this_machine(), chosen)
     admission = Admission(capacity.slots, capacity.memory_bytes)
+    evaluations = Admission(capacity.evaluation_slots, capacity.evaluation_memory_bytes)
     metrics.slots("agent", capacity.slots)
     metrics.slots("evaluation", capacity.evaluation_slots)
     metrics.waiting(lambda: admission.waiting)
@@ -129,7 +130,7 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         partial_patch_interval_s=chosen.partial_patch_interval_s,
     )
     workbench.attempt_copies.forget_old()
-    handlers = Handlers(workbench, live=live, admission=admission, claim_s=chosen.claim_s)
+    handlers = Handlers(workbench, live=live, agents=admission, evaluations=evaluations, claim_s=chosen.claim_s)
     try:
         checks = {
             "event log": store.ping,
@@ -146,7 +147,8 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
             openapi_config=None,
             exception_handlers=exception_handlers,
         )
-        yield Service(chosen, capacity, store, admission, handlers, Sweeper(technologies, proxies, live, metrics), http)
+        sweeper = Sweeper(technologies, proxies, live, metrics)
+        yield Service(chosen, capacity, store, (admission, evaluations), handlers, sweeper, http)
     finally:
         await technologies.close()
         await docker.close()
@@ -182,13 +184,13 @@ class Service:
         chosen: ManagerSettings,
         capacity: Capacity,
         store: EventStore,
-        admission: Admission,
+        places: Sequence[Admission],
         handlers: Handlers,
         sweeper: Sweeper,
         http: Litestar,
     ) -> None:
         self._chosen, self._capacity, self._store = chosen, capacity, store
-        self._admission, self._handlers, self._sweeper, self._http = admission, handlers, sweeper, http
+        self._places, self._handlers, self._sweeper, self._http = places, handlers, sweeper, http
         self._draining = asyncio.Event()
         self._drained = asyncio.Event()
         self._consuming = False
@@ -224,7 +226,8 @@ class Service:
                     watching.result()
                 timeout_s = self._chosen.drain_timeout_s
                 agents.stop_fetching()
-                self._admission.close()
+                for places in self._places:
+                    places.close()
                 await asyncio.gather(agents.drain(timeout_s), evals.drain(timeout_s))
                 await self._sweeper.last_sweep()
             finally:

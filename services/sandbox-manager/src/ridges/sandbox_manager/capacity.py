@@ -15,6 +15,8 @@ AGENTS_PER_CORE = 2
 """Agents wait for models most of their time."""
 _MEMORY_SHARE = 0.8
 """The rest is for the services, the engine, the page cache."""
+_EVALUATIONS_SHARE = 0.25
+"""Of that the evaluations', at least."""
 _GROUP = Path("/sys/fs/cgroup")
 
 
@@ -32,6 +34,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True):
     evaluation_slots: int
     memory_bytes: int
     """All agent sandboxes together."""
+    evaluation_memory_bytes: int
+    """All evaluation sandboxes together."""
 
 
 def this_machine() -> Machine:
@@ -52,12 +56,18 @@ def capacity_of(machine: Machine, chosen: ManagerSettings) -> Capacity:
     ordinary = SandboxLimits().memory_bytes
     usable = int(machine.memory_bytes * _MEMORY_SHARE)
     evaluation_slots = chosen.evaluation_slots or max(1, min(int(machine.cores), usable // ordinary // 2))
+    evaluation_memory = max(evaluation_slots * ordinary, int(usable * _EVALUATIONS_SHARE))
     memory = chosen.memory_bytes or max(
-        usable - evaluation_slots * ordinary,
+        usable - evaluation_memory,
         (chosen.slots or 1) * ordinary,  # slots that were asked for hold at least ordinary sandboxes
     )
     slots = chosen.slots or max(1, min(int(machine.cores * AGENTS_PER_CORE), memory // ordinary))
-    return Capacity(slots=slots, evaluation_slots=evaluation_slots, memory_bytes=memory)
+    return Capacity(
+        slots=slots,
+        evaluation_slots=evaluation_slots,
+        memory_bytes=memory,
+        evaluation_memory_bytes=evaluation_memory,
+    )
 
 
 class FreeSpace:

@@ -21,9 +21,18 @@ log = structlog.get_logger(__name__)
 class Handlers:
     """The handlers of one manager."""
 
-    def __init__(self, workbench: Workbench, *, live: LiveSandboxes, admission: Admission, claim_s: float) -> None:
+    def __init__(
+        self,
+        workbench: Workbench,
+        *,
+        live: LiveSandboxes,
+        agents: Admission,
+        evaluations: Admission,
+        claim_s: float,
+    ) -> None:
+        """``agents`` and ``evaluations`` are the places of either: evaluations never wait behind agents."""
         self._bench, self._live = workbench, live
-        self._admission, self._claim_s = admission, claim_s
+        self._agent_places, self._evaluation_places, self._claim_s = agents, evaluations, claim_s
         self._attempts, self._evaluations = AgentAttempts(workbench), Evaluations(workbench)
 
     async def run_agent(self, recorded: Recorded) -> None:
@@ -41,7 +50,7 @@ class Handlers:
                 live.end_when_spent = requested.limits.model.end_when_spent
                 want = Want.of(recorded)
                 over = False
-                async with self._admission.place(want, given_up=live.cancelled, wait_s=self._claim_s) as placed:
+                async with self._agent_places.place(want, given_up=live.cancelled, wait_s=self._claim_s) as placed:
                     if placed and not live.cancelled.is_set():
                         over = await self._attempts.attempt(requested, live)
                 if not placed and not live.cancelled.is_set():
@@ -53,9 +62,10 @@ class Handlers:
                     )
 
     async def run_evaluation(self, recorded: Recorded) -> None:
-        """One evaluation sandbox, told to the log from start to end.
+        """One evaluation sandbox, once there is room for it, told to the log from start to end.
 
         Raises:
+            GiveBack: there was none in time.
             LeftToOthers: another manager has begun it anew: the request is in its hands.
             Exception: it must be tried again.
         """
@@ -63,7 +73,15 @@ class Handlers:
         assert isinstance(requested, ev.EvaluationRequested)
         with structlog.contextvars.bound_contextvars(run_id=requested.run_id, evaluation_id=requested.evaluation_id):
             async with self._enter(requested.evaluation_id, requested.run_id, "evaluation") as live:
-                if not await self._evaluations.evaluate(requested, live):
+                want = Want(position=recorded.position, memory_bytes=requested.limits.memory_bytes)
+                over = False
+                places = self._evaluation_places
+                async with places.place(want, given_up=live.cancelled, wait_s=self._claim_s) as placed:
+                    if placed:
+                        over = await self._evaluations.evaluate(requested, live)
+                if not placed and not live.cancelled.is_set():
+                    raise GiveBack
+                if not over:
                     await self._leave_unless_over(
                         requested.run_id, lambda events: decide_evaluation(events, requested, self._bench.max_attempts)
                     )
