@@ -75,20 +75,10 @@ def proxies(tmp_path, upstream):
 
 @contextlib.asynccontextmanager
 async def serving(proxies, sandbox_id):
-    """The directory of a proxy that has begun to listen."""
+    """The directory of a proxy whose nginx has begun to serve."""
     async with proxies.serve(RUN, sandbox_id, max_connections=8) as directory:
-        await until_connected(directory / PROXY_SOCKET)
+        assert await send(directory / PROXY_SOCKET, request("GET", "/"))
         yield directory
-
-
-async def until_connected(socket: Path) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_unix_connection(socket)
-                writer.close()
-                return
-            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -307,6 +297,33 @@ async def test_the_mounted_directory_holds_the_socket_and_nothing_else(proxies):
         assert (directory.parent / "conf").stat().st_mode & 0o077 == 0
 
 
+async def test_nginx_comes_when_the_first_one_does_and_not_before(proxies, upstream):
+    async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+        await asyncio.sleep(0.2)
+        assert [entry.name for entry in directory.parent.iterdir()] == ["s"]
+        asked = [send(directory / PROXY_SOCKET, request("GET", "/v1/models")) for _ in range(5)]
+        replies = await asyncio.gather(*asked)
+        assert [status_of(reply) for reply in replies] == [200] * 5
+        assert len(upstream.seen) == 5
+    assert not directory.parent.exists()
+
+
+async def test_who_leaves_before_nginx_is_there_does_no_harm(proxies):
+    async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+        _, writer = await asyncio.open_unix_connection(directory / PROXY_SOCKET)
+        writer.transport.abort()
+        assert status_of(await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))) == 200
+
+
+async def test_a_run_that_ends_while_its_nginx_starts_leaves_nothing(proxies):
+    for pause_s in (0, 0.001, 0.003, 0.006, 0.01, 0.02):
+        async with proxies.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
+            _, writer = await asyncio.open_unix_connection(directory / PROXY_SOCKET)
+            await asyncio.sleep(pause_s)
+        writer.close()
+        assert not directory.parent.exists()
+
+
 def proc(pid: int, name: str) -> str:
     try:
         return Path(f"/proc/{pid}/{name}").read_text()
@@ -346,6 +363,7 @@ async def main():
     runtime_dir, nginx = map(Path, sys.argv[1:3])
     proxies = NginxProxies(runtime_dir=runtime_dir, nginx=nginx, gateway_url="http://127.0.0.1:9", token_key=b"k" * 32)
     async with proxies.serve("r", "01890000-0000-7000-8000-0123456789ab", 8) as directory:
+        await asyncio.open_unix_connection(directory / "proxy.sock")
         told = directory.parent / "conf" / "nginx.pid"
         while not (told.exists() and told.read_text().strip()):
             await asyncio.sleep(0.005)
@@ -384,8 +402,9 @@ async def test_a_proxy_that_does_not_start_ends_what_was_started_beside_it(proxi
     ended = asyncio.Event()
 
     async def something_beside_it():
-        async with broken.serve(RUN, str(uuid.uuid4()), max_connections=8):
+        async with broken.serve(RUN, str(uuid.uuid4()), max_connections=8) as directory:
             try:
+                assert await send(directory / PROXY_SOCKET, request("GET", "/v1/models")) == b""
                 await asyncio.sleep(60)
             finally:
                 ended.set()

@@ -1,4 +1,7 @@
-"""The sandbox proxy: one nginx per run on the run's own Unix socket. The socket is the run's identity."""
+"""The sandbox proxy: one nginx per run on the run's own Unix socket. The socket is the run's identity.
+
+The socket is there before the sandbox is; nginx, which inherits it, once somebody has connected.
+"""
 
 import asyncio
 import contextlib
@@ -9,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,6 +26,10 @@ from ridges.sandbox_manager.proxy_config import nginx_config, upstream
 MAX_SOCKET_PATH = 100
 """Source: unix(7), sun_path holds 108 bytes with its NUL; a few stay in reserve."""
 _START_TIMEOUT_S = 10.0
+_BACKLOG = 511
+"""As nginx has it."""
+_ANYTHING = b"GET / HTTP/1.0\r\n\r\n"
+"""nginx answers it by itself."""
 
 
 class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,34 +43,54 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
 
     @contextlib.asynccontextmanager
     async def serve(self, run_id: str, sandbox_id: str, max_connections: int) -> AsyncIterator[Path]:
-        """The directory that holds the run's ``proxy.sock``, and nothing else, while nginx serves it.
-
-        nginx starts while the sandbox does; before it listens the sandbox's forwarder tries again.
+        """The directory that holds the run's ``proxy.sock``, and nothing else. Who connects there is served by nginx.
 
         Raises:
-            ProxyFailed: nginx did not start; its own words are in the message. The block was cancelled. The run may
-                be tried again.
+            ProxyFailed: there is no socket; or somebody connected and nginx did not start, its own words are in the
+                message, and the block was cancelled. The run may be tried again.
         """
         home = self.runtime_dir / dir_name(sandbox_id)
-        process: subprocess.Popen[bytes] | None = None
         try:
-            socket_dir, conf_dir = self._make_dirs(home)
-            config = nginx_config(
-                socket=socket_dir / PROXY_SOCKET,
-                scratch=conf_dir,
-                gateway=upstream(self.gateway_url),
-                token=sign_run_token(run_id, self.token_key),
-                max_connections=max_connections,
-            )
-            process = self._start(conf_dir, config, files=4 * max_connections + 64)
-            async with _meanwhile(_until_it_serves(process, socket_dir / PROXY_SOCKET, conf_dir, run_id)):
-                yield socket_dir
+            with self._listening(home) as listener:
+                async with _meanwhile(self._serve_whoever_comes(listener, home, run_id, max_connections)):
+                    yield home / "s"
         except OSError as error:
             raise ProxyFailed(run_id, str(error)) from error
         finally:
-            if process is not None:
-                process.kill()
-            await _to_its_end(asyncio.to_thread(_remove, process, home))
+            await _to_its_end(asyncio.to_thread(shutil.rmtree, home, ignore_errors=True))
+
+    @contextlib.contextmanager
+    def _listening(self, home: Path) -> Iterator[socket.socket]:
+        for path in (home, home / "s"):
+            path.mkdir()
+            path.chmod(0o711)
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.setblocking(False)  # nginx leaves it as it is
+            listener.bind(str(home / "s" / PROXY_SOCKET))
+            (home / "s" / PROXY_SOCKET).chmod(0o666)
+            listener.listen(_BACKLOG)
+            yield listener
+
+    async def _serve_whoever_comes(
+        self, listener: socket.socket, home: Path, run_id: str, max_connections: int
+    ) -> None:
+        await _visited(listener)
+        conf_dir = home / "conf"
+        config = nginx_config(
+            socket=home / "s" / PROXY_SOCKET,
+            scratch=conf_dir,
+            gateway=upstream(self.gateway_url),
+            token=sign_run_token(run_id, self.token_key),
+            max_connections=max_connections,
+        )
+        process = self._start(conf_dir, config, listener, files=4 * max_connections + 64)
+        try:
+            listener.close()  # from here on it is nginx's alone: without nginx there is no proxy
+            await _until_it_serves(process, home, run_id)
+            await asyncio.Event().wait()
+        finally:
+            process.kill()
+            await _to_its_end(asyncio.to_thread(process.wait))
 
     def sweep(self, live: Iterable[str]) -> int:
         """Removes the directories of sandboxes that are not live; how many."""
@@ -73,23 +100,14 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
             shutil.rmtree(entry, ignore_errors=True)
         return len(dead)
 
-    def _make_dirs(self, home: Path) -> tuple[Path, Path]:
-        socket_dir, conf_dir = home / "s", home / "conf"
-        for path, mode in ((home, 0o711), (socket_dir, 0o711), (conf_dir, 0o700)):
-            path.mkdir()
-            path.chmod(mode)
+    def _start(self, conf_dir: Path, config: str, listener: socket.socket, files: int) -> subprocess.Popen[bytes]:
         uid, gid = _nginx_user()
-        for path in (socket_dir, conf_dir):
-            if uid:
-                os.chown(path, uid, gid)
-        return socket_dir, conf_dir
-
-    def _start(self, conf_dir: Path, config: str, files: int) -> subprocess.Popen[bytes]:
-        uid, gid = _nginx_user()
+        conf_dir.mkdir(mode=0o700)
         conf_file = conf_dir / "nginx.conf"
         conf_file.touch(mode=0o600)
         conf_file.write_text(config)
         if uid:
+            os.chown(conf_dir, uid, gid)
             os.chown(conf_file, uid, gid)
         nginx = [str(self.nginx), "-p", str(conf_dir), "-c", str(conf_file), "-e", "stderr"]
         with (conf_dir / "stderr").open("wb") as stderr:
@@ -98,10 +116,22 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
                 stdin=subprocess.DEVNULL,
                 stdout=stderr,
                 stderr=stderr,
-                env={},
+                env={"NGINX": f"{listener.fileno()};"},  # the sockets that it inherits
+                pass_fds=(listener.fileno(),),
                 cwd="/",
                 start_new_session=True,
             )
+
+
+async def _visited(listener: socket.socket) -> None:
+    """Returns when somebody waits to be accepted."""
+    loop = asyncio.get_running_loop()
+    visited = asyncio.Event()
+    loop.add_reader(listener, visited.set)
+    try:
+        await visited.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 @contextlib.asynccontextmanager
@@ -116,13 +146,7 @@ async def _meanwhile(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
         raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
-def _remove(process: "subprocess.Popen[bytes] | None", home: Path) -> None:
-    if process is not None:
-        process.wait()
-    shutil.rmtree(home, ignore_errors=True)
-
-
-async def _to_its_end(removing: Coroutine[None, None, None]) -> None:
+async def _to_its_end(removing: Coroutine[None, None, object]) -> None:
     """Also when the caller is cancelled meanwhile."""
     task = asyncio.ensure_future(removing)
     try:
@@ -132,27 +156,18 @@ async def _to_its_end(removing: Coroutine[None, None, None]) -> None:
         raise
 
 
-def _answers(socket_file: Path) -> bool:
-    """Without the loop, which makes five objects for it; a Unix socket answers at once or not at all."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(socket_file))
-        except OSError:
-            return False
-    return True
-
-
-async def _until_it_serves(process: subprocess.Popen[bytes], socket_file: Path, conf_dir: Path, run_id: str) -> None:
-    give_up = asyncio.get_running_loop().time() + _START_TIMEOUT_S
-    while asyncio.get_running_loop().time() < give_up:
-        if process.poll() is not None:
-            break
-        if _answers(socket_file):
-            return
-        await asyncio.sleep(0.005)
-    words = (conf_dir / "stderr").read_bytes()[-2000:].decode(errors="replace").strip()
-    raise ProxyFailed(run_id, words or f"nginx did not listen within {_START_TIMEOUT_S:.0f} s")
+async def _until_it_serves(process: subprocess.Popen[bytes], home: Path, run_id: str) -> None:
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            reader, writer = await asyncio.open_unix_connection(home / "s" / PROXY_SOCKET)
+            try:
+                writer.write(_ANYTHING)
+                if await reader.read(1):
+                    return
+            finally:
+                writer.transport.abort()
+    words = (home / "conf" / "stderr").read_bytes()[-2000:].decode(errors="replace").strip()
+    raise ProxyFailed(run_id, words or f"nginx does not serve; its exit status is {process.poll()}")
 
 
 def dir_name(sandbox_id: str) -> str:

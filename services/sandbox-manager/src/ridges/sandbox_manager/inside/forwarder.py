@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 MAX_CONNECTIONS = 400
 CHUNK = 65536
 CONNECT_PATIENCE_S = 5.0
-START_PATIENCE_S = 10.0
-"""The proxy starts when the sandbox does, and may take longer."""
-_NOT_YET = (errno.ENOENT, errno.ECONNREFUSED)
 _REFUSAL = b'{"detail":"The sandbox proxy of this run does not answer."}'
 UNREACHABLE = (
     b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s"
@@ -37,7 +34,6 @@ class Forwarder:
         self._listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
         self._listener.bind(("127.0.0.1", port))
         self._listener.listen(128)
-        self._proxy_must_serve_at = time.monotonic() + START_PATIENCE_S
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         poller.watch(self._listener.fileno(), READ, self._accept)
 
@@ -54,7 +50,7 @@ class Forwarder:
         return 0.02 if self._waiting else None
 
     def retry(self) -> None:
-        """Connect those whose upstream was not there yet or had a full backlog: no event says when it has room."""
+        """Connect those whose upstream had a full backlog: no event says when it has room."""
         waiting, self._waiting = self._waiting, []
         for connection, give_up_at in waiting:
             self._connect(connection, give_up_at)
@@ -79,13 +75,11 @@ class Forwarder:
             upstream.connect(self._path)
         except OSError as error:
             upstream.close()
-            until = {errno.EAGAIN: give_up_at, **dict.fromkeys(_NOT_YET, self._proxy_must_serve_at)}
-            if time.monotonic() < until.get(error.errno or 0, 0.0):
+            if error.errno == errno.EAGAIN and time.monotonic() < give_up_at:
                 self._waiting.append((connection, give_up_at))
             else:
                 connection.refuse()
             return
-        self._proxy_must_serve_at = 0.0
         connection.join(upstream)
 
     def _ended(self, connection: _Connection) -> None:
