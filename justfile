@@ -76,6 +76,11 @@ fmt: sync
 lock *args:
     infra/dev/lock.sh "$@"
 
+# pin the agent image's Debian packages anew for the release of BASE_IMAGE, and say what changed (needs an engine)
+[group('write')]
+lock-debian *args: sync
+    infra/images/lock.sh "$@"
+
 # container images: the agent's, the four services', nats; BASE_IMAGE names the base
 [group('infra')]
 images *args: sync

@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the images. Packages are resolved and unpacked on this side with uv, so a build needs no package index;
-# only the agent's image asks the base's own apt mirror.
-# usage: ./just images [agent gateway sandbox-manager evaluator ledger nats]     BASE_IMAGE=… names another base
+# Builds the images. Packages are fetched on this side, Python's by uv and Debian's by debian.py, so a build has no network.
+# usage: ./just images [agent gateway sandbox-manager evaluator ledger nats]
+# BASE_IMAGE=… names another base, IMAGE_TAG=… another tag than latest
 set -eu
 
 cd "$(dirname -- "$0")/../.."
@@ -11,23 +11,9 @@ say() { printf 'images: %s\n' "$*" >&2; }
 die() { say "$*"; exit 3; }
 
 command -v uv >/dev/null 2>&1 || die "run this as ./just images"
-docker info >/dev/null 2>&1 || die "no Docker engine answers (docker info). Mend: sudo infra/ci/install-docker.sh, or join the group docker"
-
 . infra/dev/uv-env.sh
 
-choose_base() {
-    [ -z "${BASE_IMAGE:-}" ] || { echo "$BASE_IMAGE"; return; }
-    codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-none}")
-    if docker image inspect "ridges-base:$codename" >/dev/null 2>&1; then
-        echo "ridges-base:$codename"
-    else
-        echo python:3.12-slim
-    fi
-}
-
-base=$(choose_base)
-docker image inspect "$base" >/dev/null 2>&1 || docker pull -q "$base" >&2 ||
-    die "the base image $base is not here and cannot be pulled. Mend: sudo infra/ci/base-image.sh makes one from this machine's Debian mirror"
+. infra/images/choose-base.sh
 oci=org.opencontainers.image.base
 base_digest=$(docker image inspect --format '{{if .RepoDigests}}{{index .RepoDigests 0}}{{else}}{{.Id}}{{end}}' "$base")
 base_digest=${base_digest##*@} # what a registry calls it, or (made here) its own id
@@ -42,15 +28,18 @@ unpack() {
 }
 
 build() {
-    name=$1 dockerfile=$2
-    docker build --network host --build-arg "BASE_IMAGE=$base" --file "$dockerfile" --tag "ridges-$name:latest" \
+    name=$1 dockerfile=$2 image=ridges-$1:${IMAGE_TAG:-latest}
+    docker build --network none --build-arg "BASE_IMAGE=$base" --file "$dockerfile" --tag "$image" \
         --label "$oci.name=$base" --label "$oci.digest=$base_digest" "$contexts/$name" >"$contexts/$name.log" 2>&1 ||
-        { tail -n 30 "$contexts/$name.log" >&2; die "ridges-$name did not build; the last lines of $contexts/$name.log are above"; }
-    say "ridges-$name:latest $(docker image inspect --format '{{.Size}}' "ridges-$name:latest" | awk '{printf "%d MB", $1 / 1e6}')"
+        { tail -n 30 "$contexts/$name.log" >&2; die "$image did not build; the last lines of $contexts/$name.log are above"; }
+    say "$image $(docker image inspect --format '{{.Size}}' "$image" | awk '{printf "%d MB", $1 / 1e6}')"
 }
 
+# What uv has already is what the lock means: the index is asked for the rest.
 build_agent() {
-    unpack "$contexts/agent/packages" --only-binary :all: --no-deps --require-hashes -r infra/images/agent/requirements.lock
+    set -- "$contexts/agent/packages" --only-binary :all: --no-deps --require-hashes -r infra/images/agent/requirements.lock
+    unpack "$@" --offline 2>/dev/null || unpack "$@"
+    .venv/bin/python infra/images/debian.py fetch "$base" "$contexts/agent/debian"
     build agent infra/images/agent/Dockerfile
 }
 

@@ -2,15 +2,20 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from docker_images import AGENT_IMAGE, docker, need_agent_image
 
 REPOSITORY = Path(__file__).parents[2]
+NOWHERE = {"DEBIAN_MIRROR": "http://127.0.0.1:1", "DEBIAN_SNAPSHOT": "http://127.0.0.1:1", "UV_OFFLINE": "1"}
+"""An environment in which no package can be fetched."""
 
 
 def build(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -99,3 +104,84 @@ def test_an_image_that_does_not_say_is_named():
     assert missing.returncode == 3
     assert "ridges-no-such-image" in missing.stderr
     assert "ridges image build" in missing.stderr
+
+
+@pytest.fixture(scope="module")
+def base() -> str:
+    need_agent_image()
+    label = '{{index .Config.Labels "org.opencontainers.image.base.name"}}'
+    return docker("image", "inspect", "-f", label, AGENT_IMAGE)
+
+
+@pytest.fixture
+def tag() -> Iterator[str]:
+    tag = f"test-{uuid.uuid4()}"
+    yield tag
+    subprocess.run(["docker", "image", "rm", "-f", f"ridges-agent:{tag}"], capture_output=True, check=False)
+
+
+def build_agent(base: str, tag: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    env = dict(os.environ) | {"BASE_IMAGE": base, "IMAGE_TAG": tag} | environment
+    command = [REPOSITORY / "just", "images", "agent"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.docker
+def test_a_build_holds_the_locked_packages_beside_its_bases_and_the_next_needs_no_network(base, tag):
+    first = build_agent(base, tag)
+    assert first.returncode == 0, first.stderr
+    made = packages_of(f"ridges-agent:{tag}")
+    again = build_agent(base, tag, **NOWHERE)
+    assert again.returncode == 0, again.stderr
+    assert "0 fetched now" in again.stderr
+    assert packages_of(f"ridges-agent:{tag}") == made
+    tell = ". /etc/os-release; echo $VERSION_CODENAME-$(dpkg --print-architecture)"
+    release = docker("run", "--rm", base, "sh", "-c", tell)
+    text = (REPOSITORY / "infra" / "images" / "agent" / "debian" / f"{release}.lock").read_text()
+    locked = dict(re.findall(r"^Package: (.*)\nVersion: (.*)$", text, re.MULTILINE))
+    own = packages_of(base)
+    added = {name: version for name, version in made.items() if own.get(name) != version}
+    assert {"nodejs", "ripgrep"} <= added.keys()
+    assert added == {name: locked.get(name.split(":")[0]) for name in added}
+    assert own.keys() <= made.keys()
+
+
+def packages_of(image: str) -> dict[str, str]:
+    query = ("dpkg-query", "-W", "-f", "${binary:Package} ${Version}\n")
+    answer = docker("run", "--rm", "--network", "none", image, *query)
+    return dict(line.split(" ") for line in answer.splitlines())
+
+
+def fetch(base: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, REPOSITORY / "infra" / "images" / "debian.py", "fetch", base, folder]
+    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.docker
+def test_a_base_whose_packages_do_not_go_with_the_lock_is_refused_by_their_names(base, tag, tmp_path):
+    """It has a library of node's in a version to come."""
+    library = docker("run", "--rm", AGENT_IMAGE, "dpkg-query", "-W", "-f", "${Package}\n", "libnode*").split()[0]
+    known = ("Status: install ok installed", "Version: 99", "Architecture: all", "Maintainer: x")
+    fields = ("", f"Package: {library}", *known)
+    dockerfile = f"FROM {base}\nRUN printf '%s\\n' {shlex.join(fields)} >>/var/lib/dpkg/status\n"
+    odd = f"ridges-agent:{tag}"
+    subprocess.run(["docker", "build", "-t", odd, "-"], input=dockerfile, text=True, capture_output=True, check=True)
+    refused = fetch(odd, tmp_path)
+    assert refused.returncode == 3
+    assert f"the packages that {odd} has do not go with" in refused.stderr
+    assert f"Depends: {library}" in refused.stderr
+    assert f"BASE_IMAGE={odd} ./just lock-debian" in refused.stderr
+
+
+@pytest.mark.docker
+def test_a_build_that_holds_another_version_than_the_locked_one_fails(base, tmp_path):
+    assert fetch(base, tmp_path / "debian").returncode == 0
+    expected = tmp_path / "debian" / "expected"
+    expected.write_text(re.sub("^debian ripgrep .*", "debian ripgrep 0", expected.read_text(), flags=re.MULTILINE))
+    (tmp_path / "packages" / "bin").mkdir(parents=True)
+    (tmp_path / "packages" / "bin" / "program").write_text("#!/usr/bin/python3\n")
+    file = str(REPOSITORY / "infra" / "images" / "agent" / "Dockerfile")
+    options = ("--network", "none", "--build-arg", f"BASE_IMAGE={base}", "--file", file)
+    built = subprocess.run(["docker", "build", *options, tmp_path], capture_output=True, text=True, check=False)
+    assert built.returncode != 0
+    assert "< debian ripgrep 0" in built.stdout + built.stderr

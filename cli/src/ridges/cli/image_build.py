@@ -96,7 +96,7 @@ def _build_agent(base: str | None, limit_s: float | None = None) -> None:
             "the recipe of the agent image is not here; run this in the project's source, "
             "or build an image of your own: ridges image build --file DOCKERFILE --tag NAME"
         )
-    environment = dict(os.environ) | ({"BASE_IMAGE": base} if base else {})
+    environment = dict(os.environ) | {"IMAGE_TAG": "latest"} | ({"BASE_IMAGE": base} if base else {})
     _run([str(source / "just"), "images", "agent"], environment, cwd=source, limit_s=limit_s)
 
 
