@@ -61,7 +61,7 @@ rm -rf "$fs"/var/cache/apt/archives/*.deb "$fs"/var/cache/apt/*.bin "$fs"/var/li
     "$fs"/usr/share/doc/* "$fs"/usr/share/man/* "$fs"/usr/share/locale/* "$fs"/var/cache/debconf/*-old
 rm -f "$fs/etc/resolv.conf" "$fs/etc/hostname"
 ln -sf python3 "$fs/usr/bin/python"
-echo "$sources" | sed 's/.*/deb & main/' >"$fs/etc/apt/sources.list"
+echo "$sources" | sed 's|//[^/]*@|//|; s/.*/deb & main/' >"$fs/etc/apt/sources.list" # without a password that the mirror wants
 tar -C "$fs" --numeric-owner -c . | docker import \
     --change 'ENV LANG=C.UTF-8' --change 'CMD ["python3"]' - "$image" >/dev/null
 say "made $image: $(docker image inspect --format '{{.Size}}' "$image" | awk '{printf "%d MB", $1 / 1e6}')"

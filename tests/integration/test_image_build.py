@@ -123,10 +123,11 @@ def tag() -> Iterator[str]:
 def build_agent(base: str, tag: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = dict(os.environ) | {"BASE_IMAGE": base, "IMAGE_TAG": tag} | environment
     command = [REPOSITORY / "just", "images", "agent"]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.mark.docker
+@pytest.mark.timeout(400)
 def test_a_build_holds_the_locked_packages_beside_its_bases_and_the_next_needs_no_network(base, tag):
     first = build_agent(base, tag)
     assert first.returncode == 0, first.stderr
