@@ -179,8 +179,9 @@ def test_a_build_that_holds_another_version_than_the_locked_one_fails(base, tmp_
     assert fetch(base, tmp_path / "debian").returncode == 0
     expected = tmp_path / "debian" / "expected"
     expected.write_text(re.sub("^debian ripgrep .*", "debian ripgrep 0", expected.read_text(), flags=re.MULTILINE))
-    (tmp_path / "packages" / "bin").mkdir(parents=True)
-    (tmp_path / "packages" / "bin" / "program").write_text("#!/usr/bin/python3\n")
+    for name, text in {"bin/program": "#!/usr/bin/python3\n", "x.dist-info/RECORD": "bin/program,,\n"}.items():
+        (tmp_path / "packages" / name).parent.mkdir(parents=True)
+        (tmp_path / "packages" / name).write_text(text)
     file = str(REPOSITORY / "infra" / "images" / "agent" / "Dockerfile")
     options = ("--network", "none", "--build-arg", f"BASE_IMAGE={base}", "--file", file)
     built = subprocess.run(["docker", "build", *options, tmp_path], capture_output=True, text=True, check=False)
