@@ -1,9 +1,11 @@
 """The sandbox-manager as a process: requests in, facts out, nothing left. With each sandbox this machine can run."""
 
 import asyncio
+import os
 import signal
 
 import msgspec
+import psutil
 import pytest
 from docker_images import need_agent_image
 from manager_process import (
@@ -305,6 +307,24 @@ def agent_main(p):
     assert await requests.text(second.previous_log) == "begun\n"
     await asyncio.sleep(2)
     assert leftovers(manager, runtime_dir) == []
+
+
+async def test_an_agent_whose_proxy_dies_is_not_to_blame(manager, requests, gateway):
+    source = "import time\ndef agent_main(p): return agent(p)\n" + GOOD_AGENT.replace("def agent_main", "def agent")
+    first = 'urllib.request.urlopen(os.environ["SANDBOX_PROXY_URL"] + "/v1/models").read()'
+    source = source.replace("    body =", f'    {first}\n    print("begun", flush=True)\n    time.sleep(3)\n    body =')
+    run_id = await requests.run(source, limits=limits())
+    await requests.wait(run_id, ev.AgentStarted)
+    await until_log_has(manager, run_id, "begun")
+    [nginx] = [
+        each.pid
+        for each in psutil.process_iter(["cmdline"])
+        if str(the_runtime_dir(manager)) in " ".join(each.info["cmdline"] or ())
+    ]
+    os.kill(nginx, signal.SIGKILL)
+    end = await requests.end_of(run_id)
+    assert (type(end), end.cause, end.attempt) == (ev.PatchProduced, None, 2), end
+    assert [path for path, _ in gateway.calls] == ["/v1/models", "/v1/models", "/api/inference"]
 
 
 async def test_sigterm_gives_runs_back_for_another_manager(manager, requests):

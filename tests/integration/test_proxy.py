@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 import msgspec
+import psutil
 import pytest
 from aiohttp import web
 
@@ -412,6 +413,19 @@ async def test_a_proxy_that_does_not_start_ends_what_was_started_beside_it(proxi
     with pytest.raises(ProxyFailed, match=RUN):
         await something_beside_it()
     assert ended.is_set()
+
+
+async def test_a_proxy_that_is_killed_ends_what_runs_beside_it(proxies):
+    async def something_beside_it():
+        async with serving(proxies, str(uuid.uuid4())) as directory:
+            assert status_of(await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))) == 200
+            for process in psutil.process_iter(["cmdline"]):
+                if str(proxies.runtime_dir) in " ".join(process.info["cmdline"] or ()):
+                    process.kill()
+            await asyncio.sleep(60)
+
+    with pytest.raises(ProxyFailed, match=rf"{RUN}.*nginx ended with status -9"):
+        await something_beside_it()
 
 
 def test_an_nginx_that_does_not_start_is_told_before_any_run(tmp_path, monkeypatch):

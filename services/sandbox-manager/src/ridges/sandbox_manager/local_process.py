@@ -198,15 +198,20 @@ class LocalSupervisor:
         """Wait for its exit."""
         pidfd = self._process.pidfd()
         if pidfd is not None:
-            loop = asyncio.get_running_loop()
-            exited = asyncio.Event()
-            loop.add_reader(pidfd, exited.set)
-            try:
-                await exited.wait()
-            finally:
-                loop.remove_reader(pidfd)
-                os.close(pidfd)
+            await end_of(pidfd)
         self._process.reap()
+
+
+async def end_of(pidfd: int) -> None:
+    """Returns when its process has ended. Closes it."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ import msgspec
 
 from ridges.contracts.run_token import sign_run_token
 from ridges.sandbox_manager.errors import ProxyFailed, SettingRefused
+from ridges.sandbox_manager.local_process import end_of
 from ridges.sandbox_manager.parting import bound_to_this_process
 from ridges.sandbox_manager.ports import PROXY_SOCKET
 from ridges.sandbox_manager.proxy_config import nginx_config, upstream
@@ -46,8 +47,9 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
         """The directory that holds the run's ``proxy.sock``, and nothing else. Who connects there is served by nginx.
 
         Raises:
-            ProxyFailed: there is no socket; or somebody connected and nginx did not start, its own words are in the
-                message, and the block was cancelled. The run may be tried again.
+            ProxyFailed: there is no socket; or somebody connected and nginx did not start, or ended; its own words are
+                in the message, and the block was cancelled. The run may be tried again: an agent without its models is
+                not to blame.
         """
         home = self.runtime_dir / dir_name(sandbox_id)
         try:
@@ -87,7 +89,9 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
         try:
             listener.close()  # from here on it is nginx's alone: without nginx there is no proxy
             await _until_it_serves(process, home, run_id)
-            await asyncio.Event().wait()
+            if process.poll() is None:
+                await end_of(os.pidfd_open(process.pid))
+            raise ProxyFailed(run_id, f"nginx ended with status {process.poll()} {_words(home)}".strip())
         finally:
             process.kill()
             await _to_its_end(asyncio.to_thread(process.wait))
@@ -166,8 +170,12 @@ async def _until_it_serves(process: subprocess.Popen[bytes], home: Path, run_id:
                     return
             finally:
                 writer.transport.abort()
-    words = (home / "conf" / "stderr").read_bytes()[-2000:].decode(errors="replace").strip()
-    raise ProxyFailed(run_id, words or f"nginx does not serve; its exit status is {process.poll()}")
+    raise ProxyFailed(run_id, _words(home) or f"nginx does not serve; its exit status is {process.poll()}")
+
+
+def _words(home: Path) -> str:
+    """The end of what nginx said."""
+    return (home / "conf" / "stderr").read_bytes()[-2000:].decode(errors="replace").strip()
 
 
 def dir_name(sandbox_id: str) -> str:
