@@ -233,8 +233,11 @@ async def test_what_a_sweep_removes_is_counted(tmp_path, nats_server, gateway, r
     async with manager(tmp_path, nats_server, gateway, sandbox="bubblewrap") as process:
         left = the_runtime_dir(process) / requests.clock.new_id()
         left.mkdir(parents=True)
+        forgotten = process.state_dir / "logs" / f"{requests.clock.new_id()}.1.patch"
+        forgotten.write_text("of a run that another manager went on with")
+        os.utime(forgotten, (0, 0))
         async with asyncio.timeout(30):
-            while left.exists():  # noqa: ASYNC110
+            while left.exists() or forgotten.exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
             text = ""
             while not re.search(r"^ridges_leftovers_swept_total [1-9]", text, re.MULTILINE):

@@ -149,7 +149,7 @@ class ManagerMachine(Machine):
         )
         handlers = Handlers(workbench, live=live, agents=agents, evaluations=evaluations, claim_s=chosen.claim_s)
         capacity = Capacity(slots=2, evaluation_slots=2, memory_bytes=1 << 40, evaluation_memory_bytes=1 << 40)
-        sweeper = Sweeper(technologies, proxies, live, metrics)
+        sweeper = Sweeper(technologies, proxies, live, metrics, workbench.attempt_copies)
         service = Service(chosen, capacity, store, (agents, evaluations), handlers, sweeper, http=None)
         return service, [service.work]
 

@@ -129,7 +129,6 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         max_attempts=chosen.max_attempts,
         partial_patch_interval_s=chosen.partial_patch_interval_s,
     )
-    workbench.attempt_copies.forget_old()
     handlers = Handlers(workbench, live=live, agents=admission, evaluations=evaluations, claim_s=chosen.claim_s)
     try:
         checks = {
@@ -147,7 +146,7 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
             openapi_config=None,
             exception_handlers=exception_handlers,
         )
-        sweeper = Sweeper(technologies, proxies, live, metrics)
+        sweeper = Sweeper(technologies, proxies, live, metrics, workbench.attempt_copies)
         yield Service(chosen, capacity, store, (admission, evaluations), handlers, sweeper, http)
     finally:
         await technologies.close()

@@ -122,10 +122,11 @@ class AttemptCopies:
     def forget_old(self) -> None:
         """Files that nobody came back for."""
         before = time.time() - MOST_AGE_S
-        for path in self._folder.iterdir():
-            with contextlib.suppress(OSError):
-                if path.stat().st_mtime < before:
-                    path.unlink()
+        with contextlib.suppress(OSError):
+            for path in self._folder.iterdir():
+                with contextlib.suppress(OSError):
+                    if path.stat().st_mtime < before:
+                        path.unlink()
 
 
 def _end_of(path: Path) -> bytes:

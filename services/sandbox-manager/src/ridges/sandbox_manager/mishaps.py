@@ -34,6 +34,10 @@ def mishap_of(error: Exception) -> Mishap:
     return next(mishap for kind, mishap in _TABLE if isinstance(error, kind))
 
 
+_GONE_S = 600.0
+"""Of a request that did not come again for so long after its time: it was cancelled, or another manager has it."""
+
+
 class Patience:
     """How long requests may wait for a machine that cannot serve them, counted from each one's first refusal."""
 
@@ -41,9 +45,16 @@ class Patience:
         self._clock, self._wait_s = clock, wait_s
         self._first_refused: dict[str, float] = {}
 
+    @property
+    def waiting(self) -> int:
+        """How many it knows of."""
+        return len(self._first_refused)
+
     def lasts(self, key: str) -> bool:
         """Called at each refusal: whether to wait on."""
         now = self._clock.monotonic()
+        oldest = now - self._wait_s - _GONE_S
+        self._first_refused = {each: at for each, at in self._first_refused.items() if at > oldest}
         return now - self._first_refused.setdefault(key, now) < self._wait_s
 
     def forget(self, key: str) -> None:

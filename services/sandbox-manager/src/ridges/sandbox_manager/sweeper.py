@@ -4,6 +4,7 @@ import asyncio
 
 import structlog
 
+from ridges.sandbox_manager.attempt_copies import AttemptCopies
 from ridges.sandbox_manager.live import LiveSandboxes
 from ridges.sandbox_manager.metrics import ManagerMetrics
 from ridges.sandbox_manager.proxy import NginxProxies
@@ -18,12 +19,19 @@ class Sweeper:
     """Knows leftovers by this installation's own marks only."""
 
     def __init__(
-        self, technologies: Technologies, proxies: NginxProxies, live: LiveSandboxes, metrics: ManagerMetrics
+        self,
+        technologies: Technologies,
+        proxies: NginxProxies,
+        live: LiveSandboxes,
+        metrics: ManagerMetrics,
+        attempt_copies: AttemptCopies,
     ) -> None:
         self._technologies, self._proxies, self._live, self._metrics = technologies, proxies, live, metrics
+        self._attempt_copies = attempt_copies
 
     async def sweep(self) -> int:
         """One round; how many leftovers were removed."""
+        self._attempt_copies.forget_old()
         removed = self._proxies.sweep(self._live.ids)
         removed += await self._technologies.sweep(self._live.ids)
         if removed:
