@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
+import msgspec
 import pytest
 
 from ridges.contracts.events import SandboxFile
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.errors import SandboxUnavailable
-from ridges.sandbox_manager.ports import PROXY_SOCKET, SandboxSpec
+from ridges.sandbox_manager.ports import PROXY_SOCKET, Sandbox, SandboxExit, SandboxSpec
 
 MARK = "TEST_SANDBOX_MARK"
 SMALL = SandboxLimits(memory_bytes=512 * MIB, disk_bytes=32 * MIB, pids=128, log_chars=100_000)
@@ -55,6 +56,20 @@ def sandbox_spec(*command: str, outputs: dict[str, int] | None = None, **changes
     } | changes
     fields["env"] = {MARK: fields["sandbox_id"]} | fields["env"]
     return SandboxSpec(**fields)
+
+
+class Relayed:
+    """A sandbox technology whose sandboxes all have a proxy, and so a relay where the network is ``internal``."""
+
+    def __init__(self, sandbox: Sandbox, proxy_dir: Path) -> None:
+        self._sandbox, self._proxy_dir = sandbox, proxy_dir
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sandbox, name)
+
+    async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
+        spec = msgspec.structs.replace(spec, proxy_dir=spec.proxy_dir or self._proxy_dir)
+        return await self._sandbox.run(spec, cancelled)
 
 
 def python(text: str) -> tuple[str, ...]:

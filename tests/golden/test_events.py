@@ -43,11 +43,13 @@ ADDED_LATER = {
     "RunRequested": (
         "limits/model/end_when_spent",
         "limits/model/max_requests_per_minute",
+        "limits/sandbox/network",
         "limits/sandbox/runtime",
         "priority",
     ),
     "InferenceMade": ("attempts/0/price/per_second",),
     "ProblemPublished": ("sandbox",),
+    "EvaluationRequested": ("limits/network", "limits/runtime"),
     "PatchProduced": ("exit/pids_peak", "exit/written_bytes"),
 }
 

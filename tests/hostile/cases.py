@@ -312,6 +312,8 @@ CASES: dict[str, Case] = {
     "proxy/identity": Case(must=identity, proxied=True),
     "proxy/targets": Case(must=only_its_own_calls, proxied=True),
     "proxy/smuggling": Case(must=nothing_smuggled, proxied=True),
+    "proxy/floods_its_way_out": Case(must=still_served, proxied=True, timeout_s=60),
+    "proxy/stands_in_for_it": Case(must=still_served, proxied=True),
     "proxy/slow_and_huge": Case(must=still_served, proxied=True),
     "proxy/its_directory": Case(must=quiet, proxied=True),
     "proxy/errors": Case(must=only_its_own_calls, proxied=True),

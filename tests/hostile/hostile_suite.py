@@ -53,6 +53,9 @@ class HostileSuite:
     weaker: Mapping[str, Callable[[Ended], None]] = {}
     """Programs that the adapter withstands less well, each with what is true there and its reason. Documented."""
 
+    company: Case = Case()
+    """How programs are run that come in twos."""
+
     @pytest.fixture(scope="class")
     @classmethod
     def run(cls, technology, tmp_path_factory):
@@ -93,15 +96,15 @@ class HostileSuite:
 
     async def test_siblings_do_not_find_each_other(self, at: World):
         names = ("network/sibling_listens", "network/sibling_calls")
-        for ended in await asyncio.gather(*(at.run(name, Case()) for name in names)):
+        for ended in await asyncio.gather(*(at.run(name, self.company) for name in names)):
             assert ended.end.log == b""
             assert ended.end.exit.exit_code == 0
 
     async def test_the_next_tenant_finds_nothing_of_the_last(self, at: World):
         for _ in range(2):
-            left = await at.run("network/leaves_for_the_next", Case())
+            left = await at.run("network/leaves_for_the_next", self.company)
             assert left.end.log == b"left 20\n"
-            looked = await at.run("network/looks_for_the_last", Case())
+            looked = await at.run("network/looks_for_the_last", self.company)
             assert looked.end.log == b""
             assert looked.end.exit.exit_code == 0
 

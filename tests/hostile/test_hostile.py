@@ -8,8 +8,9 @@ from typing import ClassVar
 
 import pytest
 from docker_images import AGENT_IMAGE, docker, need_agent_image
-from hostile.cases import Ended
+from hostile.cases import Case, Ended
 from hostile.hostile_suite import HostileSuite, test_every_program_of_the_folder_is_tried  # noqa: F401
+from sandboxes import Relayed
 
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.docker_config import OWNER_LABEL
@@ -60,6 +61,26 @@ class TestDocker(HostileSuite):
     def technology(cls):
         need_agent_image()
         return docker_technology
+
+
+@pytest.mark.docker
+class TestDockerInternal(HostileSuite):
+    """Each with a relay that shares its network, also where nobody serves behind it."""
+
+    company: ClassVar = Case(proxied=True)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def technology(cls):
+        need_agent_image()
+
+        @contextlib.asynccontextmanager
+        async def opened():
+            with tempfile.TemporaryDirectory() as nowhere:
+                async with docker_technology(network="internal") as sandbox:
+                    yield Relayed(sandbox, Path(nowhere))
+
+        return opened
 
 
 @contextlib.asynccontextmanager

@@ -124,6 +124,8 @@ max_log_chars = 100000
 max_timeout_s = 3600
 allowed_images = ["ridges-*", "mine:*"]
 allowed_runtimes = ["kata"]
+network = "internal"
+allowed_networks = ["socket"]
 """,
     )
     told = sandbox_environment(read_config(folder), folder)
@@ -140,6 +142,8 @@ allowed_runtimes = ["kata"]
         "RIDGES_MAX_TIMEOUT_S": "3600.0",
         "RIDGES_ALLOWED_IMAGES": "ridges-*,mine:*",
         "RIDGES_ALLOWED_RUNTIMES": "kata",
+        "RIDGES_DOCKER_NETWORK": "internal",
+        "RIDGES_ALLOWED_NETWORKS": "socket",
     }
     assert told.keys() <= set(SANDBOX_VARIABLES)
 

@@ -22,15 +22,15 @@ def test_what_is_no_amount_is_named_with_its_option(text):
 
 
 def test_only_what_is_given_is_asked_for():
-    assert sandbox_limits(None, None, None, None, None) == RequestedSandbox()
-    assert sandbox_limits(2, "1G", 99, None, "runsc") == RequestedSandbox(
-        cpus=2.0, memory_bytes=1 << 30, pids=99, runtime="runsc"
+    assert sandbox_limits(None, None, None, None, None, None) == RequestedSandbox()
+    assert sandbox_limits(2, "1G", 99, None, "runsc", "internal") == RequestedSandbox(
+        cpus=2.0, memory_bytes=1 << 30, pids=99, runtime="runsc", network="internal"
     )
 
 
 @pytest.mark.parametrize(
-    "given", [(0, None, None, None, None), (None, "1M", None, None, None), (1, "1G", 1, None, None)]
+    "given", [(0, None, None, None), (None, "1M", None, None), (1, "1G", 1, None), (1, "1G", 9, None, None, "host")]
 )
 def test_what_no_sandbox_can_be_is_a_usage_error(given):
     with pytest.raises(UsageError, match="the sandbox cannot be like that"):
-        sandbox_limits(*given)
+        sandbox_limits(*given, *[None] * (6 - len(given)))

@@ -29,10 +29,16 @@ def test_a_fix_problem():
 
 def test_a_problem_says_what_its_sandboxes_get():
     assert problem_of(FIX).sandbox is None
-    more = "test_timeout_s = 60\ncpus = 2.0\nmemory_mib = 3072\ndisk_mib = 512\nruntime = 'runsc'\n"
+    more = "test_timeout_s = 60\ncpus = 2.0\nmemory_mib = 3072\ndisk_mib = 512\n"
+    more += "runtime = 'runsc'\nnetwork = 'internal'\n"
     problem = problem_of(FIX | {"problem.toml": FIX["problem.toml"].replace("test_timeout_s = 60\n", more)})
     assert problem.sandbox == SandboxLimits(
-        cpus=2.0, memory_bytes=3072 * MIB, disk_bytes=512 * MIB, pids=SandboxLimits().pids, runtime="runsc"
+        cpus=2.0,
+        memory_bytes=3072 * MIB,
+        disk_bytes=512 * MIB,
+        pids=SandboxLimits().pids,
+        runtime="runsc",
+        network="internal",
     )
     with pytest.raises(ProblemBroken, match="memory_mib"):
         problem_of(FIX | {"problem.toml": FIX["problem.toml"].replace("test_timeout_s = 60\n", "memory_mib = 1\n")})

@@ -81,6 +81,16 @@ def test_runtimes_are_allowed_one_by_one_and_need_docker():
         Ceilings(runtimes=("runsc",)).check(asked, "bubblewrap")
 
 
+def test_a_relay_beside_the_sandbox_is_dockers_and_may_be_forbidden():
+    asked = msgspec.structs.replace(SPEC, limits=SandboxLimits(network="internal"))
+    Ceilings().check(asked, "docker")
+    with pytest.raises(LimitsRefused, match=r"network internal needs the sandbox docker, .* would use bubblewrap"):
+        Ceilings().check(asked, "bubblewrap")
+    with pytest.raises(LimitsRefused, match=r"network internal is not allowed \(RIDGES_ALLOWED_NETWORKS\)"):
+        Ceilings(networks=("socket",)).check(asked, "docker")
+    Ceilings(networks=("socket",)).check(msgspec.structs.replace(asked, kind="evaluation"), "bubblewrap")
+
+
 def test_images_are_allowed_by_pattern():
     asked = msgspec.structs.replace(SPEC, image="example.org/tools:1")
     Ceilings().check(asked, "docker")
@@ -97,6 +107,17 @@ def test_the_managers_own_runtime_may_be_asked_for():
         run_token_key="5a" * 32, state_dir=Path("/s"), blobs_url="file:///b", docker_runtime="kata", max_cpus=4.0
     )
     assert Ceilings.of(chosen) == Ceilings(cpus=4.0, runtimes=("kata",))
+
+
+def test_the_managers_own_network_may_be_asked_for():
+    chosen = ManagerSettings(
+        run_token_key="5a" * 32,
+        state_dir=Path("/s"),
+        blobs_url="file:///b",
+        docker_network="internal",
+        allowed_networks=("socket",),
+    )
+    assert set(Ceilings.of(chosen).networks) == {"socket", "internal"}
 
 
 def test_it_is_the_users_fault_and_not_tried_again():

@@ -9,7 +9,7 @@ from unit.sandbox_manager.samples import NOW, evaluation_requested
 
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.agent_sandbox import evaluation_spec
-from ridges.sandbox_manager.docker_config import command_env, container_config, image_of
+from ridges.sandbox_manager.docker_config import command_env, container_config, image_of, relay_config
 
 IMAGE = image_of({"Id": "sha256:abc", "Config": {"Env": ["PATH=/opt/bin:/bin", "SECRET=x"], "Volumes": {"/data": {}}}})
 SPEC = evaluation_spec(evaluation_requested(), b"", sandbox_id="s1", now=NOW)
@@ -98,6 +98,26 @@ def test_empty_files_do_not_fill_the_memory_that_the_result_needs():
 def test_its_network_is_the_runtimes_and_empty():
     body = config()
     assert (body["NetworkDisabled"], body["HostConfig"]["NetworkMode"], body["Hostname"]) == (True, "none", "sandbox")
+
+
+def test_a_sandbox_beside_a_relay_has_its_network_and_no_socket():
+    body = container_config(
+        SPEC, ("p",), IMAGE, owner="o", engine_cpus=2, hosts_file=Path("/h"), proxy_dir=None, runtime=None, relay="r"
+    )
+    assert body["HostConfig"]["NetworkMode"] == "container:r"
+    assert not {"NetworkDisabled", "Hostname"} & body.keys(), "the engine refuses both"
+
+
+def test_a_relay_is_as_tight_as_a_sandbox_and_another_user():
+    body, alike = relay_config(SPEC, ("p",), IMAGE, owner="o", proxy_dir=Path("/run/x"), runtime="runsc"), config()
+    host = body["HostConfig"]
+    for flag in ("ReadonlyRootfs", "CapDrop", "SecurityOpt", "NetworkMode", "LogConfig", "AutoRemove", "RestartPolicy"):
+        assert host[flag] == alike["HostConfig"][flag]
+    assert (body["NetworkDisabled"], body["Labels"]) == (True, alike["Labels"])
+    assert body["User"] not in (alike["User"], "0:0", "")
+    assert host["Memory"] == host["MemorySwap"] == 128 * MIB
+    assert host["Mounts"] == [{"Type": "bind", "Source": "/run/x", "Target": "/run/ridges", "ReadOnly": True}]
+    assert (host["Runtime"], list(host["Tmpfs"])) == ("runsc", ["/data"])
 
 
 def test_an_images_volumes_never_reach_the_hosts_disk():

@@ -30,6 +30,11 @@ class SandboxName(StrEnum):
     PROCESS = "process"
 
 
+class NetworkName(StrEnum):
+    SOCKET = "socket"
+    INTERNAL = "internal"
+
+
 class CostDimension(StrEnum):
     RUN = "run"
     ATTEMPT = "attempt"
@@ -69,6 +74,9 @@ def run(
     disk: Annotated[str | None, typer.Option(help="Its disk, e.g. 2GiB (default: the problem's, else 1G).")] = None,
     image: Annotated[str | None, typer.Option(help="Its image, with --sandbox docker.")] = None,
     runtime: Annotated[str | None, typer.Option(help="Its OCI runtime: runc, runsc, kata.")] = None,
+    network: Annotated[
+        NetworkName | None, typer.Option(help="Its way to the models: a socket in it, or (docker) a relay beside it.")
+    ] = None,
     priority: Annotated[
         int, typer.Option(min=-100, max=100, help="Of the runs that wait, those with a higher one start first.")
     ] = 0,
@@ -84,7 +92,7 @@ def run(
     from ridges.cli import run_command
     from ridges.contracts.requests import RequestRun
 
-    wanted = run_command.sandbox_limits(cpus, memory, pids, disk, runtime)
+    wanted = run_command.sandbox_limits(cpus, memory, pids, disk, runtime, network and network.value)
     request = RequestRun(
         run_id=str(uuid4()),
         problem=problem,

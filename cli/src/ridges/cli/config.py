@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ridges.cli.errors import UsageError
-from ridges.contracts.limits import MIB
+from ridges.contracts.limits import MIB, Network
 
 CONFIG_FILE = "ridges.toml"
 SANDBOX_VARIABLES = (
@@ -20,7 +20,9 @@ SANDBOX_VARIABLES = (
     "RIDGES_AGENT_PYTHON",
     "RIDGES_ALLOW_PROCESS",
     "RIDGES_ALLOWED_IMAGES",
+    "RIDGES_ALLOWED_NETWORKS",
     "RIDGES_ALLOWED_RUNTIMES",
+    "RIDGES_DOCKER_NETWORK",
     "RIDGES_DOCKER_RUNTIME",
     "RIDGES_DOCKER_URL",
     "RIDGES_EVALUATION_SLOTS",
@@ -39,7 +41,7 @@ SandboxChoice = Literal["auto", "docker", "bubblewrap", "process"]
 Slots = Annotated[int, Meta(ge=1, le=256)]
 Bytes = Annotated[int, Meta(ge=64 * MIB)]
 Name = Annotated[str, Meta(min_length=1, max_length=300, pattern="^[^,]+$")]
-_VARIABLES = {"image": "RIDGES_AGENT_IMAGE", "runtime": "RIDGES_DOCKER_RUNTIME"}
+_VARIABLES = {"image": "RIDGES_AGENT_IMAGE", "runtime": "RIDGES_DOCKER_RUNTIME", "network": "RIDGES_DOCKER_NETWORK"}
 """Keys of ``[sandbox]`` that are not called as the sandbox-manager's setting is."""
 Port = Annotated[int, Meta(ge=1, le=65_535)]
 
@@ -60,6 +62,8 @@ class SandboxSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     agent_python: str | None = None
     runtime: Name | None = None
     """OCI runtime of Docker sandboxes; default: the engine's."""
+    network: Network | None = None
+    """Network mode of Docker sandboxes; default: socket."""
     max_cpus: Annotated[float, Meta(gt=0)] | None = None
     """Ceilings: a run that asks for more in one sandbox is refused."""
     max_memory_bytes: Bytes | None = None
@@ -71,6 +75,8 @@ class SandboxSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Patterns of images that runs may name; default: all."""
     allowed_runtimes: tuple[Name, ...] = ()
     """OCI runtimes that runs may ask for besides ``runtime``."""
+    allowed_networks: tuple[Network, ...] = ()
+    """Network modes that runs may ask for besides ``network``; default: both."""
 
 
 class ProblemsSection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -169,7 +169,12 @@ def limits(
 
 
 def sandbox_limits(
-    cpus: float | None, memory: str | None, pids: int | None, disk: str | None, runtime: str | None
+    cpus: float | None,
+    memory: str | None,
+    pids: int | None,
+    disk: str | None,
+    runtime: str | None,
+    network: str | None,
 ) -> RequestedSandbox:
     """Limits of the run's sandboxes as the command line gives them.
 
@@ -183,6 +188,7 @@ def sandbox_limits(
         "pids": pids,
         "disk_bytes": None if disk is None else byte_count("--disk", disk),
         "runtime": runtime,
+        "network": network,
     }
     try:
         return msgspec.convert({name: value for name, value in given.items() if value is not None}, RequestedSandbox)

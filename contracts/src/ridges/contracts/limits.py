@@ -1,6 +1,6 @@
 """What one run may use. Every limit is hard: it holds over all attempts of the run together."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -11,6 +11,8 @@ MIB = 1024 * 1024
 Seconds = Annotated[int, Meta(ge=1, le=86_400)]
 Priority = Annotated[int, Meta(ge=-100, le=100)]
 """Runs with a higher one start first; 0 is ordinary."""
+Network = Literal["socket", "internal"]
+"""Where an agent's way to its models begins: at a socket in its sandbox, or at a relay that shares its network."""
 
 
 class ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,8 @@ class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much of the end of stdout and stderr is kept."""
     runtime: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
     """OCI runtime that holds it (runc, runsc, kata), where the operator allows that one; null = the manager's."""
+    network: Network | None = None
+    """``internal`` needs the sandbox docker; null = the manager's. Evaluations have no network in either."""
 
 
 class RunLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from ridges.contracts.blobs import BlobRef
-from ridges.contracts.limits import MIB, Priority
+from ridges.contracts.limits import MIB, Network, Priority
 
 AGENT_MAX_BYTES = 2 * 1024 * 1024
 
@@ -20,6 +20,7 @@ class RequestedSandbox(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     disk_bytes: Annotated[int, Meta(ge=MIB)] | None = None
     log_chars: Annotated[int, Meta(ge=0, le=5_000_000)] | None = None
     runtime: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    network: Network | None = None
 
     @property
     def given(self) -> dict[str, float | int | str]:

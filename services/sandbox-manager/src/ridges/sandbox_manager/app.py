@@ -102,6 +102,7 @@ async def build(chosen: ManagerSettings, installation: str, store: EventStore) -
         default_image=chosen.agent_image,
         engine_url=chosen.docker_url,
         runtime=chosen.docker_runtime,
+        network=chosen.docker_network,
         host_path=host_path or (lambda path: path),
         hosts_file=state_dir / "hosts",
     )

@@ -24,6 +24,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns as of a shell."""
     runtimes: tuple[str, ...] = ()
     """Besides the manager's own: the only ones that may be asked for."""
+    networks: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, chosen: ManagerSettings) -> "Ceilings":
@@ -37,6 +38,7 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
             timeout_s=chosen.max_timeout_s,
             images=chosen.allowed_images,
             runtimes=(*chosen.allowed_runtimes, *own),
+            networks=(*chosen.allowed_networks, chosen.docker_network) if chosen.allowed_networks else (),
         )
 
     def check(self, spec: SandboxSpec, sandbox: str) -> None:
@@ -61,10 +63,15 @@ class Ceilings(msgspec.Struct, frozen=True, kw_only=True):
 
     def _foreign(self, spec: SandboxSpec, sandbox: str) -> Iterator[str]:
         runtime, image = spec.limits.runtime, spec.image
+        network = spec.limits.network if spec.kind == "agent" else None
         if runtime and sandbox != "docker":
             yield f"the runtime {runtime} needs the sandbox docker, this machine would use {sandbox}"
         elif runtime and runtime not in self.runtimes:
             yield f"the runtime {runtime} is not allowed (RIDGES_ALLOWED_RUNTIMES)"
+        if network == "internal" and sandbox != "docker":
+            yield f"the network internal needs the sandbox docker, this machine would use {sandbox}"
+        elif network and self.networks and network not in self.networks:
+            yield f"the network {network} is not allowed (RIDGES_ALLOWED_NETWORKS)"
         if image and sandbox != "docker":
             yield f"the image {image} needs the sandbox docker, this machine would use {sandbox}"
         elif image and self.images and not any(fnmatchcase(image, pattern) for pattern in self.images):

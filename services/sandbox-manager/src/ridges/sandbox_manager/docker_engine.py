@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import io
-import struct
 import tarfile
 import tempfile
 from collections.abc import Callable
@@ -13,26 +12,32 @@ import msgspec
 import structlog
 
 from ridges.contracts.events import ExitFacts, SandboxFile
+from ridges.contracts.limits import Network
 from ridges.sandbox_manager.cgroups import COLLECTING_BYTES, ControlGroup, group_of_container
 from ridges.sandbox_manager.docker_config import (
     HOSTS,
     OWNER_LABEL,
     PROXY_SOCKET_PATH,
+    RELAY_PORT,
+    RELAY_URL,
     SANDBOX_LABEL,
     Image,
     command_env,
     command_rlimits,
     container_config,
     image_of,
+    relay_config,
 )
-from ridges.sandbox_manager.engine_api import EngineApi, refused, to_its_end
+from ridges.sandbox_manager.docker_relay import Relay, relaying
+from ridges.sandbox_manager.engine_api import STDOUT, EngineApi, pieces, refused, to_its_end
 from ridges.sandbox_manager.errors import ImageMissing, SandboxFailed, SandboxUnavailable
-from ridges.sandbox_manager.inside import COMPILE_IN_SANDBOX, COMPILED, supervisor_program
+from ridges.sandbox_manager.inside import COMPILE_IN_SANDBOX, COMPILED, relay_command, supervisor_program
 from ridges.sandbox_manager.meter import metered
 from ridges.sandbox_manager.ports import WORKSPACE, OutputFile, SandboxExit, SandboxSpec
 from ridges.sandbox_manager.seccomp import filter_program
-from ridges.sandbox_manager.self_test import passes_self_test
-from ridges.sandbox_manager.wire import CANCEL, Launch, Measured, ReplyReader, launch
+from ridges.sandbox_manager.self_test import echoing, passes_self_test
+from ridges.sandbox_manager.unix_http import Streams
+from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, Measured, ReplyReader, launch
 
 log = structlog.get_logger(__name__)
 
@@ -42,14 +47,16 @@ _EXIT_S = 10.0
 _PIECE = 1 << 16
 _MAX_STDERR = 4096
 _MAX_PROGRAM = 1 << 20
-_HEADER = struct.Struct(">BxxxI")
-_STDOUT = 1
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
 _REMEDY = (
     "look for settings of the Docker Engine that loosen containers (privileged defaults, seccomp off), and into its "
     "log: sudo journalctl -u docker -n 50"
 )
 _OTHER_RUNTIME = "ask for another runtime, or mend this one (docs/sandboxes.md; sudo journalctl -u docker -n 50)"
+_NOT_INTERNAL = "ask for the network socket, or use an engine and a runtime whose containers can share a network"
+Mode = tuple[str | None, Network]
+"""Runtime (null = ours) and network of a sandbox: each pair passes a self-test of its own."""
+_OURS: Mode = (None, "socket")
 
 
 class DockerSandbox:
@@ -64,6 +71,7 @@ class DockerSandbox:
         default_image: str,
         engine_url: str | None = None,
         runtime: str | None = None,
+        network: Network = "socket",
         host_path: Callable[[Path], Path] = lambda path: path,
         hosts_file: Path | None = None,
     ) -> None:
@@ -74,17 +82,18 @@ class DockerSandbox:
             default_image: for specs that name none.
             engine_url: like DOCKER_HOST, which is the default.
             runtime: OCI runtime; null = the engine's default.
+            network: of specs that name none.
             host_path: a path of this process as the engine sees it.
             hosts_file: where the sandboxes' /etc/hosts is kept; null = in a temporary directory.
         """
         self._owner, self._default_image, self._runtime = owner, default_image, runtime
-        self._host_path = host_path
+        self._network, self._host_path = network, host_path
         self._engine = EngineApi(engine_url)
         self._hosts_file = hosts_file
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._at_work: set[str] = set()
-        self._tested: dict[str | None, str] = {}
-        """Runtime (null = ours) -> id of the image that passed the self-test under it."""
+        self._tested: dict[Mode, str] = {}
+        """-> id of the image that passed the self-test in it."""
         self._testing = asyncio.Lock()
         self._compiled: tuple[str, bytes | None] = ("", None)
         """Id of an image, and the supervisor as that image's own interpreter compiled it."""
@@ -99,61 +108,74 @@ class DockerSandbox:
             image = await self._image(self._default_image)
         except ImageMissing as error:
             raise SandboxUnavailable(f"the sandbox image {error.image} is not on this machine", error.remedy) from error
-        await self._self_test(image.image_id, None)
+        await self._self_test(image.image_id, _OURS)
+        if self._network != "socket":
+            await self._self_test(image.image_id, (None, self._network))
 
     async def admit(self, spec: SandboxSpec) -> None:
-        """See the port. The default image was there at the self-test; another runtime must pass one of its own."""
+        """See the port. The default image was there at the self-test; another mode must pass one of its own."""
         if spec.image is not None:
             await self._image(spec.image)
-        if runtime := self._other_runtime(spec):
-            await self._self_test((await self._image(self._default_image)).image_id, runtime)
+        if (mode := self._mode(spec)) != _OURS:
+            await self._self_test((await self._image(self._default_image)).image_id, mode)
 
-    def _other_runtime(self, spec: SandboxSpec) -> str | None:
-        """The one it asks for when that is not ours."""
-        return spec.limits.runtime if spec.limits.runtime != self._runtime else None
+    def _mode(self, spec: SandboxSpec) -> Mode:
+        """An evaluation has no proxy, and no relay that would lead there."""
+        runtime = spec.limits.runtime if spec.limits.runtime != self._runtime else None
+        return runtime, (spec.limits.network or self._network) if spec.kind == "agent" else "socket"
 
-    async def _self_test(self, image_id: str, runtime: str | None) -> None:
-        if self._tested.get(runtime) == image_id:  # waits for nobody's test under another runtime
+    async def _self_test(self, image_id: str, mode: Mode) -> None:
+        if self._tested.get(mode) == image_id:  # waits for nobody's test in another mode
             return
-        async with self._testing:
-            if self._tested.get(runtime) == image_id:
+        runtime, network = mode
+        async with self._testing, contextlib.AsyncExitStack() as resources:
+            if self._tested.get(mode) == image_id:
                 return
+            proxy_dir = None
+            if network == "internal":
+                proxy_dir = await resources.enter_async_context(echoing(self._hosts().parent / "self-test"))
             left = await passes_self_test(
                 self,
-                _OTHER_RUNTIME if runtime else _REMEDY,
+                _NOT_INTERNAL if proxy_dir else _OTHER_RUNTIME if runtime else _REMEDY,
                 errand=COMPILE_IN_SANDBOX,
                 files=(_tar("supervisor", supervisor_program()),),
                 outputs=(SandboxFile(path=f"{WORKSPACE}/{COMPILED}", max_bytes=_MAX_PROGRAM),),
                 runtime=runtime,
+                proxy_dir=proxy_dir,
             )
-            self._tested[runtime], self._compiled = image_id, (image_id, left.outputs[0].content)
+            self._tested[mode], self._compiled = image_id, (image_id, left.outputs[0].content)
 
     async def run(self, spec: SandboxSpec, cancelled: asyncio.Event) -> SandboxExit:
         image = await self._image(spec.image or self._default_image)
+        relayed = spec.proxy_dir is not None and self._mode(spec)[1] == "internal"
         started = launch(
             spec,
             env=command_env(spec, image),
             rlimits=command_rlimits(spec.limits),
             program=self._compiled[1] if self._compiled[0] == image.image_id else None,
-            proxy_socket=PROXY_SOCKET_PATH if spec.proxy_dir else None,
+            proxy_socket=PROXY_SOCKET_PATH if spec.proxy_dir and not relayed else None,
+            proxy_url=RELAY_URL if relayed else "",
             seccomp=filter_program(counted_memory=True),
         )
         name = f"ridges-{spec.sandbox_id}"
+        relay_name = f"{name}-relay"
         self._at_work.add(spec.sandbox_id)
         ends_itself = False
         try:
-            container_id = await self._create(spec, name, image, started)
-            async with self._engine.attached(name) as (reader, writer):  # leaving closes its stdin, which ends it
-                end = await self._converse(spec, container_id, started, cancelled, reader, writer)
+            async with contextlib.AsyncExitStack() as streams:  # leaving closes their stdin, which ends them
+                relay = await self._relay(spec, relay_name, streams) if relayed else None
+                container_id = await self._create(spec, name, image, started, relay)
+                talk = await streams.enter_async_context(self._engine.attached(name))
+                end = await self._converse(spec, container_id, started, cancelled, talk, relay)
                 ends_itself = True
                 return spec.told(end)
         except (SandboxUnavailable, SandboxFailed):
             # an engine that is going still answers what needs no container: check with one
-            self._tested.pop(self._other_runtime(spec), None)
+            self._tested.pop(self._mode(spec), None)
             raise
         finally:
             try:
-                await to_its_end(self._remove(name, ends_itself=ends_itself))
+                await to_its_end(self._remove_all([name, relay_name][: 1 + relayed], ends_itself=ends_itself))
             finally:  # also when it is cancelled meanwhile: else no sweep would ever remove what is left
                 self._at_work.discard(spec.sandbox_id)
 
@@ -166,7 +188,20 @@ class DockerSandbox:
             await self._remove(container_id)
         return len(dead)
 
-    async def _create(self, spec: SandboxSpec, name: str, image: Image, started: Launch) -> str:
+    async def _relay(self, spec: SandboxSpec, name: str, streams: contextlib.AsyncExitStack) -> Relay:
+        """On its way to serve."""
+        assert spec.proxy_dir is not None
+        config = relay_config(
+            spec,
+            relay_command(PROXY_SOCKET_PATH, RELAY_PORT),
+            await self._image(self._default_image),
+            owner=self._owner,
+            proxy_dir=self._host_path(spec.proxy_dir),
+            runtime=spec.limits.runtime or self._runtime,
+        )
+        return await streams.enter_async_context(relaying(self._engine, config, name, spec.run_id))
+
+    async def _create(self, spec: SandboxSpec, name: str, image: Image, started: Launch, relay: Relay | None) -> str:
         runtime = spec.limits.runtime or self._runtime
         config = container_config(
             spec,
@@ -175,8 +210,9 @@ class DockerSandbox:
             owner=self._owner,
             engine_cpus=self._engine.cpus,
             hosts_file=self._host_path(self._hosts()),
-            proxy_dir=self._host_path(spec.proxy_dir) if spec.proxy_dir else None,
+            proxy_dir=self._host_path(spec.proxy_dir) if spec.proxy_dir and not relay else None,
             runtime=runtime,
+            relay=relay.name if relay else None,
         )
         try:
             return await self._engine.create(config, name)
@@ -204,9 +240,10 @@ class DockerSandbox:
         container_id: str,
         started: Launch,
         cancelled: asyncio.Event,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
+        streams: Streams,
+        relay: Relay | None,
     ) -> SandboxExit:
+        reader, writer = streams
         reply, stderr = ReplyReader(spec, started.nonce), bytearray()
         group: ControlGroup | None = None
 
@@ -221,8 +258,12 @@ class DockerSandbox:
                 say = asyncio.create_task(_say(writer, started, cancelled, limit))
                 listen = asyncio.create_task(_listen(reader, reply, stderr, collecting))
                 try:
+                    if relay:
+                        await relay.serves()
                     await self._start(spec, container_id)  # the engine writes files before it says that it did
                     async with metered(spec, lambda: _measured(group_of_container(container_id))):
+                        if relay and not await relay.outlives(listen) and not reply.collecting:
+                            await self._end_without(relay, writer)
                         await listen
                 finally:
                     say.cancel()
@@ -234,6 +275,19 @@ class DockerSandbox:
             return reply.exit(measured)
         writer.close()
         return await self._exit_without_group(spec, container_id, reply, stderr)
+
+    async def _end_without(self, relay: Relay, writer: asyncio.StreamWriter) -> None:
+        """Has the sandbox hand over what it has: what it made its relay hold counts as its own memory.
+
+        Raises:
+            SandboxFailed: the relay ended of something else.
+        """
+        out_of_memory, exit_code = await self._state(relay.name)
+        if not out_of_memory:
+            raise relay.ended(exit_code)
+        with contextlib.suppress(ConnectionError):
+            writer.write(OUT_OF_MEMORY)
+            await writer.drain()
 
     async def _start(self, spec: SandboxSpec, container_id: str) -> None:
         try:
@@ -261,6 +315,9 @@ class DockerSandbox:
             if not state["Running"] or asyncio.get_running_loop().time() > give_up:
                 return bool(state["OOMKilled"]), state.get("ExitCode")
             await asyncio.sleep(0.02)
+
+    async def _remove_all(self, names: list[str], *, ends_itself: bool) -> None:
+        await asyncio.gather(*(self._remove(name, ends_itself=ends_itself) for name in names))
 
     async def _remove(self, name: str, *, ends_itself: bool = False) -> None:
         """Gone afterwards. To kill one that ends itself at once would take the engine a process of the runtime more."""
@@ -301,20 +358,17 @@ async def _listen(
     reader: asyncio.StreamReader, reply: ReplyReader, stderr: bytearray, collecting: Callable[[], None]
 ) -> None:
     """Until the result is complete or the stream ends."""
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-        while not reply.complete:
-            stream, size = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-            while size:
-                piece = await reader.readexactly(min(size, _PIECE))
-                size -= len(piece)
-                if stream == _STDOUT:
-                    before = reply.collecting
-                    reply.feed(piece)
-                    if reply.collecting and not before:
-                        collecting()
-                else:
-                    stderr += piece
-                    del stderr[:-_MAX_STDERR]
+    async for stream, piece in pieces(reader):
+        if stream == STDOUT:
+            before = reply.collecting
+            reply.feed(piece)
+            if reply.collecting and not before:
+                collecting()
+            if reply.complete:
+                return
+        else:
+            stderr += piece
+            del stderr[:-_MAX_STDERR]
 
 
 def _measured(group: ControlGroup | None) -> Measured | None:

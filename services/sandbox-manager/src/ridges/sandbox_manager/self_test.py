@@ -1,13 +1,19 @@
 """A sandbox tells about itself: what every isolating adapter must hold before it may run anything."""
 
 import asyncio
+import contextlib
+import os
+import shutil
+import socket
 import uuid
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from ridges.contracts.events import SandboxFile
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.errors import SandboxFailed, SandboxUnavailable
-from ridges.sandbox_manager.ports import Sandbox, SandboxExit, SandboxSpec
+from ridges.sandbox_manager.ports import PROXY_SOCKET, PROXY_URL, Sandbox, SandboxExit, SandboxSpec
 
 _TIMEOUT_S = 20
 
@@ -30,6 +36,18 @@ claims = {
 """
 """Python that looks at the sandbox it runs in: ``claims`` holds what must be true."""
 
+RELAY_CLAIMS = """
+import socket
+try:
+    with socket.create_connection(os.environ["PROXY"][7:].split(":"), timeout=5) as sock:
+        sock.sendall(b"there")
+        claims["its relay leads to its proxy and back"] = sock.recv(5) == b"there"
+except OSError:
+    claims["its relay is reached"] = False
+claims["the proxy's own socket is not in it"] = not os.path.exists("/run/ridges")
+"""
+"""More of them, where a relay shares its network."""
+
 _VERDICT = """
 broken = [claim for claim, holds in claims.items() if not holds]
 print("; ".join(broken))
@@ -45,6 +63,7 @@ async def passes_self_test(
     files: tuple[bytes, ...] = (),
     outputs: tuple[SandboxFile, ...] = (),
     runtime: str | None = None,
+    proxy_dir: Path | None = None,
 ) -> SandboxExit:
     """What one small sandbox left.
 
@@ -55,6 +74,7 @@ async def passes_self_test(
         files: for the errand, as in ``SandboxSpec``.
         outputs: of the errand, likewise.
         runtime: as in ``SandboxLimits``.
+        proxy_dir: one that is ``echoing``, for the network mode ``internal``; null = a sandbox without any way out.
 
     Raises:
         SandboxUnavailable: it does not start, or one of the claims does not hold.
@@ -62,16 +82,23 @@ async def passes_self_test(
     spec = SandboxSpec(
         sandbox_id=f"check-{uuid.uuid4()}",
         run_id="self-test",
-        kind="evaluation",
+        kind="agent" if proxy_dir else "evaluation",
         files=files,
-        command=("python3", "-I", "-S", "-c", errand + CLAIMS + _VERDICT),
+        command=("python3", "-I", "-S", "-c", errand + CLAIMS + (RELAY_CLAIMS if proxy_dir else "") + _VERDICT),
         outputs=outputs,
-        env={},
-        limits=SandboxLimits(memory_bytes=256 * MIB, disk_bytes=16 * MIB, runtime=runtime),
+        env={"PROXY": PROXY_URL} if proxy_dir else {},
+        limits=SandboxLimits(
+            memory_bytes=256 * MIB,
+            disk_bytes=16 * MIB,
+            runtime=runtime,
+            network="internal" if proxy_dir else None,
+        ),
         timeout_s=_TIMEOUT_S,
+        proxy_dir=proxy_dir,
         deadline=datetime.now(UTC) + timedelta(seconds=10 * _TIMEOUT_S),
     )
-    technology = f"{sandbox.name} (runtime {runtime})" if runtime else sandbox.name
+    particular = [f"runtime {runtime}"] * bool(runtime) + ["network internal"] * bool(proxy_dir)
+    technology = f"{sandbox.name} ({', '.join(particular)})" if particular else sandbox.name
     try:
         ended = await sandbox.run(spec, asyncio.Event())
     except SandboxFailed as error:
@@ -82,3 +109,32 @@ async def passes_self_test(
             f"{technology} sandboxes are not as tight as they must be: not true that {said}", remedy
         )
     return ended
+
+
+@contextlib.asynccontextmanager
+async def echoing(directory: Path) -> AsyncIterator[Path]:
+    """The directory, made for this, with a socket like a proxy's that answers with what it is told."""
+    try:
+        async with await asyncio.start_unix_server(_echo, sock=_listener_in(directory)):
+            yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _listener_in(directory: Path) -> socket.socket:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    directory.chmod(0o711)
+    place = os.open(directory, os.O_PATH)
+    try:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"/proc/self/fd/{place}/{PROXY_SOCKET}")  # its own path may be too long for a socket
+    finally:
+        os.close(place)
+    (directory / PROXY_SOCKET).chmod(0o666)
+    return listener
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await reader.read(100))
+    writer.close()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ridges.contracts.limits import MIB
+from ridges.contracts.limits import MIB, Network
 from ridges.sandbox_manager.proxy_config import upstream
 
 MIN_KEY_BYTES = 32
@@ -78,6 +78,8 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The Docker Engine, e.g. ``unix:///var/run/docker.sock``; default: DOCKER_HOST, then that socket."""
     docker_runtime: str | None = None
     """OCI runtime of the sandboxes: runc, runsc, kata; default: the engine's."""
+    docker_network: Network = "socket"
+    """Network mode of Docker sandboxes whose run names none: ``socket``, or ``internal`` (a relay beside each)."""
     host_state_dir: Path | None = None
     """Path of ``state_dir`` as the Docker Engine sees it, when this service itself runs in a container."""
     max_cpus: Annotated[float, Meta(gt=0)] | None = None
@@ -96,6 +98,8 @@ class ManagerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Patterns of images that runs and problems may name (``ridges-agent:*``); default: every image of the engine."""
     allowed_runtimes: tuple[str, ...] = ()
     """OCI runtimes that runs may ask for besides docker_runtime; default: none."""
+    allowed_networks: tuple[Network, ...] = ()
+    """Network modes that runs and problems may ask for besides docker_network; default: both."""
     max_attempts: Annotated[int, Meta(ge=1, le=20)] = 3
     """How often a run (or an evaluation) whose sandbox or manager was lost is started in all."""
     partial_patch_interval_s: Annotated[float, Meta(ge=0)] = 30.0

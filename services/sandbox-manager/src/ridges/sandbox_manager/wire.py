@@ -84,6 +84,7 @@ def launch(
     program: bytes | None = None,
     proxy_socket: str | None = None,
     proxy_port: int = 0,
+    proxy_url: str = "",
     workspace: str = WORKSPACE,
     seccomp: bytes | None = None,
     script: tuple[str, ...] | None = None,
@@ -98,6 +99,7 @@ def launch(
         program: the supervisor compiled for that interpreter; null = its text, for any interpreter.
         proxy_socket: path of the proxy's socket inside the sandbox; null = no forwarder.
         proxy_port: where the forwarder listens on 127.0.0.1; 0 = any free port.
+        proxy_url: base URL of the proxy, where there is no forwarder but somebody else who listens.
         workspace: where the tars go and the command starts.
         seccomp: filter of the command's system calls, for adapters that cannot set it themselves.
         script: of the command and its arguments, to run it in a process that was prepared for it (``inside.prepared``).
@@ -122,6 +124,7 @@ def launch(
             "repo": spec.repo,
             "proxy_socket": proxy_socket,
             "proxy_port": proxy_port,
+            "proxy_url": proxy_url,
             "workspace": workspace,
         }
     ).encode()

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from ridges.contracts.blobs import digest_of
-from ridges.contracts.limits import MIB, SandboxLimits, Seconds
+from ridges.contracts.limits import MIB, Network, SandboxLimits, Seconds
 from ridges.evaluator.diffs import difference
 from ridges.evaluator.domain import Category, ExpectedTest, Kind, Problem, SourceFile, Tree
 from ridges.evaluator.errors import ProblemBroken
@@ -32,10 +32,11 @@ class _Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     disk_mib: Annotated[int, Meta(ge=1)] | None = None
     pids: Annotated[int, Meta(ge=8)] | None = None
     runtime: Annotated[str, Meta(min_length=1, max_length=100)] | None = None
+    network: Network | None = None
 
     def sandbox(self) -> SandboxLimits | None:
         """What its sandboxes get; None = nothing is said about them."""
-        said = {"cpus": self.cpus, "pids": self.pids, "runtime": self.runtime}
+        said = {"cpus": self.cpus, "pids": self.pids, "runtime": self.runtime, "network": self.network}
         said["memory_bytes"] = None if self.memory_mib is None else self.memory_mib * MIB
         said["disk_bytes"] = None if self.disk_mib is None else self.disk_mib * MIB
         chosen: dict[str, Any] = {name: value for name, value in said.items() if value is not None}

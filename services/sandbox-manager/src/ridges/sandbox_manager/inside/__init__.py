@@ -14,6 +14,7 @@ _MODULES = (
     *("repository", "outbox", "live_log", "snapshots", "supervisor"),
 )
 """In the order of their imports."""
+_RELAY = ("poller", "forwarder", "relay")
 _FORK_SERVER = ("prepared", "confining", "fork_server")
 """After them, in the program that runs outside of sandboxes and becomes one with each fork."""
 
@@ -53,6 +54,12 @@ def supervisor_program() -> bytes:
     return _program(_MODULES)
 
 
+@cache
+def relay_program() -> bytes:
+    """A run's relay, likewise for ``relay_command``."""
+    return _program(_RELAY)
+
+
 def fork_server_program() -> bytes:
     """The fork server for any interpreter, likewise for ``fork_server_command``."""
     return _program((*_MODULES, *_FORK_SERVER))
@@ -73,6 +80,11 @@ def compiled(program: bytes, python: Path) -> bytes:
 def supervisor_command(python: str = "python3", program: bytes | None = None) -> tuple[str, ...]:
     """Program and arguments of the sandbox's PID 1, for an interpreter inside the sandbox."""
     return (python, "-I", "-S", "-E", "-B", "-c", _BOOT, str(len(program or supervisor_program())))
+
+
+def relay_command(socket_path: str, port: int, python: str = "python3") -> tuple[str, ...]:
+    """Program and arguments of a relay: from 127.0.0.1:port to the socket."""
+    return (python, "-I", "-S", "-E", "-B", "-c", _BOOT, str(len(relay_program())), socket_path, str(port))
 
 
 def fork_server_command(

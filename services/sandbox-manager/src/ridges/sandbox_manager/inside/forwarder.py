@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_CONNECTIONS = 400
 CHUNK = 65536
+"""Read at once of one side, and then nothing more until the other has taken it."""
 CONNECT_PATIENCE_S = 5.0
 _REFUSAL = b'{"detail":"The sandbox proxy of this run does not answer."}'
 UNREACHABLE = (
@@ -25,13 +26,18 @@ UNREACHABLE = (
 class Forwarder:
     """Serves from the moment it is made until ``close``, driven by the poller."""
 
-    def __init__(self, poller: Poller, socket_path: str, port: int) -> None:
+    def __init__(self, poller: Poller, socket_path: str, port: int, *, buffer_bytes: int = 0) -> None:
+        """``buffer_bytes``: of each side of a connection, ours and (twice that) the kernel's; 0 = as much as helps."""
         self._poller = poller
+        self._buffer_bytes = buffer_bytes
         self._path = socket_path
         self._connections: set[_Connection] = set()
         self._waiting: list[tuple[_Connection, float]] = []
         self._listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
         self._listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)
+        if buffer_bytes:  # those it accepts inherit this; on a loopback one segment could fill a small buffer
+            self._listener.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_MAXSEG, buffer_bytes // 2)
+            _hold_little(self._listener, buffer_bytes)
         self._listener.bind(("127.0.0.1", port))
         self._listener.listen(128)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -63,7 +69,7 @@ class Forwarder:
         client = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM, 0, fd)
         client.setblocking(False)
         client.setsockopt(_socket.IPPROTO_TCP, _socket.TCP_NODELAY, 1)
-        connection = _Connection(self._poller, client, self._ended)
+        connection = _Connection(self._poller, client, self._ended, self._buffer_bytes or CHUNK)
         self._connections.add(connection)
         if len(self._connections) >= MAX_CONNECTIONS:
             self._poller.change(self._listener.fileno(), 0)
@@ -71,6 +77,8 @@ class Forwarder:
 
     def _connect(self, connection: _Connection, give_up_at: float) -> None:
         upstream = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK)
+        if self._buffer_bytes:
+            _hold_little(upstream, self._buffer_bytes)
         try:
             upstream.connect(self._path)
         except OSError as error:
@@ -86,6 +94,11 @@ class Forwarder:
         self._connections.discard(connection)
         if self._listener.fileno() >= 0:
             self._poller.change(self._listener.fileno(), READ)
+
+
+def _hold_little(sock: _socket.socket, buffer_bytes: int) -> None:
+    for buffer in (_socket.SO_RCVBUF, _socket.SO_SNDBUF):
+        sock.setsockopt(_socket.SOL_SOCKET, buffer, buffer_bytes)
 
 
 class _Side:
@@ -110,8 +123,11 @@ class _Side:
 class _Connection:
     """A client and its upstream."""
 
-    def __init__(self, poller: Poller, client: _socket.socket, ended: Callable[[_Connection], None]) -> None:
+    def __init__(
+        self, poller: Poller, client: _socket.socket, ended: Callable[[_Connection], None], chunk: int
+    ) -> None:
         self._poller = poller
+        self._chunk = chunk
         self._ended = ended
         self._client = _Side(client)
         self._sides = [self._client]
@@ -159,7 +175,7 @@ class _Connection:
         """One chunk; of a peer that is gone, the rest: no more than a socket buffer holds."""
         while not source.read_all:
             try:
-                chunk = source.sock.recv(CHUNK)
+                chunk = source.sock.recv(self._chunk)
             except BlockingIOError:
                 break
             except OSError:

@@ -318,7 +318,7 @@ def _run(control: Stdin, frames: Frames, written: Written, prepared: Prepared | 
     mounted = os.listdir(_temporary()) if os.path.isdir(_temporary()) else []
     poller = Poller()
     forwarder = Forwarder(poller, header["proxy_socket"], header["proxy_port"]) if header["proxy_socket"] else None
-    url = forwarder.url if forwarder else ""
+    url = forwarder.url if forwarder else header["proxy_url"]
     environment = {name: value.replace("{proxy_url}", url) for name, value in header["env"].items()}
     frames.write(b"S", [])
     outbox = Outbox(frames.fd, poller)
