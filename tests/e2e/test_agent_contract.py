@@ -302,6 +302,7 @@ pytestmark = pytest.mark.timeout(300)
 TECHNOLOGIES = (
     pytest.param("bubblewrap", marks=pytest.mark.bubblewrap),
     pytest.param("docker", marks=pytest.mark.docker),
+    pytest.param("docker internal", marks=pytest.mark.docker),
 )
 
 
@@ -321,22 +322,22 @@ def contract_project(project: Project) -> Project:
 @pytest.fixture(scope="module", params=TECHNOLOGIES)
 def seen(request: pytest.FixtureRequest, contract_project: Project) -> dict[str, Seen]:
     """Every agent's run in one technology; all of them at once."""
-    technology = str(request.param)
+    technology, *network = str(request.param).split()
     if technology == "docker":
         need_agent_image()
     else:
         request.getfixturevalue("bubblewrap_works")
-    commands = {name: start(contract_project, name, technology) for name in sorted({row.agent for row in ROWS})}
+    commands = {name: start(contract_project, name, technology, network) for name in sorted({row.agent for row in ROWS})}
     said = {name: command.communicate(timeout=240) for name, command in commands.items()}
     return {name: ended(contract_project, commands[name].returncode, *said[name]) for name in commands}
 
 
-def start(project: Project, name: str, technology: str) -> subprocess.Popen[str]:
+def start(project: Project, name: str, technology: str, network: list[str]) -> subprocess.Popen[str]:
     source = (AGENTS / f"{name}.py").read_bytes()
     if name == "older":
         source += b"#" * (TWO_MIB - len(source))
     agent = project.agent(f"{name}.py", source)
-    options = OPTIONS.get(name, ())
+    options = (*OPTIONS.get(name, ()), *(["--network", *network] if network else ()))
     return project.start("run", "-a", agent, "-p", PROBLEM, "--sandbox", technology, "--json", *options)
 
 

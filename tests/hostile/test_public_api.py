@@ -106,9 +106,9 @@ class System:
         self.answers[path if body is None else f"{path} {uuid4()}"] = answer
         return json.loads(answer) if "json" in reply.headers["Content-Type"] else answer
 
-    def let_loose(self, technology: str) -> dict[str, dict[str, Any]]:
+    def let_loose(self, technology: str, **sandbox: str) -> dict[str, dict[str, Any]]:
         """What became of each program's run, with its log."""
-        ids = {name: self._request(name, technology) for name in EXPECTED}
+        ids = {name: self._request(name, technology, sandbox) for name in EXPECTED}
         give_up_at = time.monotonic() + 400
         while not all(self.ask(f"/v1/runs/{run_id}")["finished_at"] for run_id in ids.values()):
             assert time.monotonic() < give_up_at
@@ -121,7 +121,7 @@ class System:
             ended[name]["log"] = self.answers[f"/v1/runs/{run_id}/log"]
         return ended
 
-    def _request(self, name: str, technology: str) -> str:
+    def _request(self, name: str, technology: str, sandbox: dict[str, str]) -> str:
         env = self.bait.env() | {"OTHER_RUN": str(uuid4())}
         source = f"import os\nos.environ |= {env!r}\n" + (PROGRAMS / f"{name}.py").read_text()
         if name.startswith("patch/"):
@@ -129,7 +129,7 @@ class System:
         if "def agent_main" not in source:
             source += RETURNS_NOTHING
         timeout_s = int(CASES.get(name, Case()).timeout_s)
-        limits = {"agent_timeout_s": timeout_s, "sandbox": msgspec.to_builtins(SMALL)}
+        limits = {"agent_timeout_s": timeout_s, "sandbox": msgspec.to_builtins(SMALL) | sandbox}
         agent = {"agent_source": source, "agent_name": f"{Path(name).name}.py"}
         body = {"problem": "roman", "sandbox": technology, "limits": limits, **agent}
         return str(self.ask("/v1/runs", body)["run_id"])
@@ -165,10 +165,11 @@ def runs(system):
     """By technology and program, made once for each technology."""
     known: dict[str, dict[str, dict[str, Any]]] = {}
 
-    def of(technology: str) -> dict[str, dict[str, Any]]:
-        if technology not in known:
-            known[technology] = system.let_loose(technology)
-        return known[technology]
+    def of(technology: str, **sandbox: str) -> dict[str, dict[str, Any]]:
+        key = " ".join((technology, *sandbox.values()))
+        if key not in known:
+            known[key] = system.let_loose(technology, **sandbox)
+        return known[key]
 
     return of
 
@@ -184,6 +185,13 @@ def test_it_ends_as_its_own_fault_in_bubblewrap(runs, program):
 def test_it_ends_as_its_own_fault_in_docker(runs, program):
     need_agent_image()
     is_its_own_fault(runs("docker")[program], program)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize("program", EXPECTED)
+def test_it_ends_as_its_own_fault_in_docker_behind_a_relay(runs, program):
+    need_agent_image()
+    is_its_own_fault(runs("docker", network="internal")[program], program)
 
 
 def is_its_own_fault(run: dict[str, Any], program: str) -> None:

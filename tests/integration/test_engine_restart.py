@@ -49,11 +49,13 @@ def engine(tmp_path_factory):
         yield engine
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path, nats_server, engine, how):
+@pytest.mark.parametrize(
+    ("how", "network"), [(signal.SIGTERM, "socket"), (signal.SIGKILL, "socket"), (signal.SIGKILL, "internal")]
+)
+async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path, nats_server, engine, how, network):
     async with Gate().serving() as gateway, requests_on(nats_server, tmp_path) as requests:
         settings = {"sandbox": "docker", "slots": 2, "sandbox_wait_s": 300, "docker_url": engine.url}
-        settings["partial_patch_interval_s"] = 0.5
+        settings |= {"partial_patch_interval_s": 0.5, "docker_network": network}
         manager = ManagerProcess(tmp_path, nats=nats_server, gateway_url=gateway.url, **settings)
         await manager.start()
         try:
@@ -62,7 +64,7 @@ async def test_an_engine_that_is_restarted_costs_an_attempt_and_no_run(tmp_path,
                 await requests.wait(run_id, ev.AgentStarted)
                 await until_log_has(manager, run_id, "begun")
                 await until_patch_is_kept(manager, run_id)
-            assert len(engine.containers()) == 2
+            assert len(engine.containers()) == {"socket": 2, "internal": 4}[network]
             await asyncio.to_thread(engine.end, how)
             await asyncio.to_thread(engine.start)
             gateway.word = "go"

@@ -119,10 +119,18 @@ async def test_what_an_agent_had_changed_survives_its_manager(
         assert all((facts.wall_s, facts.cpu_s, facts.peak_memory_bytes, facts.pids_peak)), facts
 
 
+RELAYED = pytest.param("docker", {"docker_network": "internal"}, marks=pytest.mark.docker, id="docker-internal")
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "more"),
+    [pytest.param("docker", {}, marks=pytest.mark.docker), pytest.param("bubblewrap", {}, marks=pytest.mark.bubblewrap), RELAYED],
+    indirect=["sandbox"],
+)
 async def test_a_manager_killed_with_eight_sandboxes_loses_no_run_and_ends_none_twice(
-    tmp_path, nats_server, gateway, requests, sandbox
+    tmp_path, nats_server, gateway, requests, sandbox, more
 ):
-    async with managers(tmp_path, nats_server, gateway, "m", sandbox=sandbox, slots=8) as (manager,):
+    async with managers(tmp_path, nats_server, gateway, "m", sandbox=sandbox, slots=8, **more) as (manager,):
         source = SLEEPER.format(seconds=6)
         ids = [await requests.run(source, limits=limits(agent_timeout_s=60)) for _ in range(8)]
         for run_id in ids:
