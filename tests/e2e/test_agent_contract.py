@@ -327,7 +327,8 @@ def seen(request: pytest.FixtureRequest, contract_project: Project) -> dict[str,
         need_agent_image()
     else:
         request.getfixturevalue("bubblewrap_works")
-    commands = {name: start(contract_project, name, technology, network) for name in sorted({row.agent for row in ROWS})}
+    names = sorted({row.agent for row in ROWS})
+    commands = {name: start(contract_project, name, technology, network) for name in names}
     said = {name: command.communicate(timeout=240) for name, command in commands.items()}
     return {name: ended(contract_project, commands[name].returncode, *said[name]) for name in commands}
 

@@ -50,7 +50,7 @@ async def test_the_first_that_works_of_what_is_wanted(requested, preferred, work
     assert (await choice.pick(requested)).name == picked
 
 
-@pytest.mark.parametrize("needed", [{"image": "x:1"}, {"runtime": "runsc"}])
+@pytest.mark.parametrize("needed", [{"image": "x:1"}, {"runtime": "runsc"}, {"network": "internal"}])
 async def test_what_needs_containers_waits_for_them_and_never_gets_something_else(needed):
     """Without its image a problem's tests fail, and that would count against the agent."""
     choice, _ = technologies("bubblewrap")

@@ -101,8 +101,10 @@ class AgentAttempts:
         bench = self._bench
         try:
             await bench.free_space.check()
-            runtime = requested.limits.sandbox.runtime
-            technology = await bench.technologies.pick(requested.sandbox, image=requested.image, runtime=runtime)
+            wanted = requested.limits.sandbox
+            technology = await bench.technologies.pick(
+                requested.sandbox, image=requested.image, runtime=wanted.runtime, network=wanted.network
+            )
             inputs = await self._inputs.of(requested)
             spec = agent_spec(requested, inputs, runner=self._runner, sandbox_id=live.sandbox_id, now=bench.now)
             await technology.admit(spec)

@@ -29,7 +29,8 @@ from ridges.sandbox_manager.docker_config import (
     relay_config,
 )
 from ridges.sandbox_manager.docker_relay import Relay, relaying
-from ridges.sandbox_manager.engine_api import STDOUT, EngineApi, pieces, refused, to_its_end
+from ridges.sandbox_manager.docker_talk import OVERHEAD_S, listen, say
+from ridges.sandbox_manager.engine_api import EngineApi, refused, to_its_end
 from ridges.sandbox_manager.errors import ImageMissing, SandboxFailed, SandboxUnavailable
 from ridges.sandbox_manager.inside import COMPILE_IN_SANDBOX, COMPILED, relay_command, supervisor_program
 from ridges.sandbox_manager.meter import metered
@@ -37,15 +38,11 @@ from ridges.sandbox_manager.ports import WORKSPACE, OutputFile, SandboxExit, San
 from ridges.sandbox_manager.seccomp import filter_program
 from ridges.sandbox_manager.self_test import echoing, passes_self_test
 from ridges.sandbox_manager.unix_http import Streams
-from ridges.sandbox_manager.wire import CANCEL, OUT_OF_MEMORY, Launch, Measured, ReplyReader, launch
+from ridges.sandbox_manager.wire import OUT_OF_MEMORY, Launch, Measured, ReplyReader, launch
 
 log = structlog.get_logger(__name__)
 
-OVERHEAD_S = 120.0
-"""Unpacking before the command and collecting after it; the supervisor has tighter limits of its own."""
 _EXIT_S = 10.0
-_PIECE = 1 << 16
-_MAX_STDERR = 4096
 _MAX_PROGRAM = 1 << 20
 _BAD_REQUEST, _NOT_FOUND, _CONFLICT = 400, 404, 409
 _REMEDY = (
@@ -255,20 +252,20 @@ class DockerSandbox:
 
         try:
             async with asyncio.timeout(spec.timeout_s + OVERHEAD_S) as limit:
-                say = asyncio.create_task(_say(writer, started, cancelled, limit))
-                listen = asyncio.create_task(_listen(reader, reply, stderr, collecting))
+                saying = asyncio.create_task(say(writer, started, cancelled, limit))
+                listening = asyncio.create_task(listen(reader, reply, stderr, collecting))
                 try:
                     if relay:
                         await relay.serves()
                     await self._start(spec, container_id)  # the engine writes files before it says that it did
                     async with metered(spec, lambda: _measured(group_of_container(container_id))):
-                        if relay and not await relay.outlives(listen) and not reply.collecting:
+                        if relay and not await relay.outlives(listening) and not reply.collecting:
                             await self._end_without(relay, writer)
-                        await listen
+                        await listening
                 finally:
-                    say.cancel()
-                    listen.cancel()
-                    await asyncio.gather(say, listen, return_exceptions=True)
+                    saying.cancel()
+                    listening.cancel()
+                    await asyncio.gather(saying, listening, return_exceptions=True)
         except TimeoutError:
             raise SandboxFailed(spec.run_id, "it did not hand over a result after its end") from None
         if reply.complete and (measured := _measured(group)):
@@ -338,37 +335,6 @@ class DockerSandbox:
                 raise ImageMissing(name, _how_to_get(name)) from error
             raise
         return image_of(inspected)
-
-
-async def _say(writer: asyncio.StreamWriter, started: Launch, cancelled: asyncio.Event, limit: asyncio.Timeout) -> None:
-    """Everything that the supervisor must know; later, perhaps, that it must end. stdin stays open."""
-    with contextlib.suppress(ConnectionError):
-        for piece in started.stdin:
-            view = memoryview(piece)
-            for at in range(0, len(view), _PIECE):
-                writer.write(view[at : at + _PIECE])
-                await writer.drain()
-        await cancelled.wait()
-        limit.reschedule(asyncio.get_running_loop().time() + OVERHEAD_S)
-        writer.write(CANCEL)
-        await writer.drain()
-
-
-async def _listen(
-    reader: asyncio.StreamReader, reply: ReplyReader, stderr: bytearray, collecting: Callable[[], None]
-) -> None:
-    """Until the result is complete or the stream ends."""
-    async for stream, piece in pieces(reader):
-        if stream == STDOUT:
-            before = reply.collecting
-            reply.feed(piece)
-            if reply.collecting and not before:
-                collecting()
-            if reply.complete:
-                return
-        else:
-            stderr += piece
-            del stderr[:-_MAX_STDERR]
 
 
 def _measured(group: ControlGroup | None) -> Measured | None:

@@ -5,7 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from ridges.sandbox_manager.engine_api import STDOUT, EngineApi, pieces
+from ridges.sandbox_manager.docker_talk import STDOUT, pieces
+from ridges.sandbox_manager.engine_api import EngineApi
 from ridges.sandbox_manager.errors import SandboxFailed
 from ridges.sandbox_manager.inside import relay_program
 from ridges.sandbox_manager.unix_http import Streams

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import os
-import struct
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -18,11 +17,7 @@ T = TypeVar("T")
 DEFAULT_ENGINE = "unix:///var/run/docker.sock"
 MIN_API = (1, 41)
 """Engine 20.10."""
-STDOUT = 1
-"""The stream of ``pieces`` that holds what a first process writes to its stdout."""
 _CALL_S = 60
-_PIECE = 1 << 16
-_HEADER = struct.Struct(">BxxxI")
 _REFUSED = 400
 _READ_LOG = "read its log: sudo journalctl -u docker -n 50"
 
@@ -133,17 +128,6 @@ class EngineApi:
             raise SandboxUnavailable("the Docker Engine is older than 20.10", "update it")
         self.cpus = int(_answer(await request(self._socket, "GET", f"/v{version}/info"))["NCPU"])
         self._api = version
-
-
-async def pieces(reader: asyncio.StreamReader) -> AsyncIterator[tuple[int, bytes]]:
-    """What comes from an attached container until its streams end: the stream's number, and 64 KiB at most."""
-    with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
-        while True:
-            stream, size = _HEADER.unpack(await reader.readexactly(_HEADER.size))
-            while size:
-                piece = await reader.readexactly(min(size, _PIECE))
-                size -= len(piece)
-                yield stream, piece
 
 
 def _answer(reply: Reply) -> Any:

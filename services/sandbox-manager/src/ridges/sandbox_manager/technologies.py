@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 
 from ridges.chassis.ports import Clock
+from ridges.contracts.limits import Network
 from ridges.sandbox_manager.errors import SandboxManagerError, SandboxUnavailable
 from ridges.sandbox_manager.ports import Sandbox
 
@@ -33,20 +34,28 @@ class Technologies:
         self._checked: dict[str, tuple[float, SandboxManagerError | None]] = {}
         self._testing: dict[str, asyncio.Task[SandboxManagerError | None]] = {}
 
-    async def pick(self, requested: str, *, image: str | None = None, runtime: str | None = None) -> Sandbox:
+    async def pick(
+        self,
+        requested: str,
+        *,
+        image: str | None = None,
+        runtime: str | None = None,
+        network: Network | None = None,
+    ) -> Sandbox:
         """The adapter for a run, found fit.
 
         Args:
             requested: ``auto`` or a name.
-            image: that it needs. Of what ``auto`` stands for, only Docker has images, and runtimes.
+            image: that it needs. Of what ``auto`` stands for, only Docker has images, runtimes, and relays.
             runtime: likewise.
+            network: likewise; ``internal`` is a relay.
 
         Raises:
             SandboxUnavailable: none; with what each of them needs.
             ProcessNotAllowed: asked for ``process``, which the settings forbid.
         """
         problems = []
-        needs_containers = requested == AUTO and (image is not None or runtime is not None)
+        needs_containers = requested == AUTO and (image or runtime or network == "internal")
         for name in self._candidates(CONTAINERS if needs_containers else requested):
             problem = await self._problem(name)
             if problem is None:
