@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import time
 
+import msgspec
 import pytest
 from docker_images import need_agent_image
 from manager_process import FakeGateway, ManagerProcess, leftovers, limits, requests_on, the_runtime_dir
@@ -108,6 +109,16 @@ async def test_a_runtime_that_fails_its_self_test_gets_no_run(tmp_path, nats_ser
         assert await requests.events(run_id, ev.AgentStarted) == []
         other = await requests.run("def agent_main(p): return 'diff x'", limits=limits())
         assert isinstance(await requests.end_of(other), ev.PatchProduced)
+
+
+async def test_gvisor_shares_no_network_so_the_mode_internal_is_refused_under_it(tmp_path, nats_server, engine):
+    settings = {"docker_url": engine.url, "allowed_runtimes": "runsc", "sandbox_wait_s": 3}
+    async with manager_at_work(tmp_path, nats_server, **settings) as (_, requests):
+        sandbox = msgspec.structs.replace(under("runsc"), network="internal")
+        end = await requests.end_of(await requests.run("", limits=limits(sandbox=sandbox)), timeout_s=120)
+        assert (type(end), end.cause) == (ev.AgentFailed, Cause.SANDBOX_UNAVAILABLE)
+        assert "(runtime runsc, network internal)" in end.detail
+        assert "ask for the network socket" in end.detail
 
 
 async def test_a_runtime_that_the_engine_does_not_know_is_our_fault_and_costs_no_attempt(tmp_path, nats_server):

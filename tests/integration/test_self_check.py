@@ -67,9 +67,12 @@ def test_an_interpreter_that_does_not_run_is_named():
 def test_docker_works_and_a_missing_image_is_told_with_what_builds_it():
     need_agent_image()
     engine = {"DOCKER_HOST": os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")}
-    works = self_check(**engine)["docker"]
-    assert works["works"] is True
-    assert all(each["holds"] for each in works["guarantees"]), works["guarantees"]
+    checked = self_check(**engine)
+    for name, many in (("docker", 16), ("docker internal", 18)):
+        works = checked[name]
+        assert works["works"] is True
+        assert len(works["guarantees"]) == many
+        assert all(each["holds"] for each in works["guarantees"]), works["guarantees"]
     missing = self_check(**engine, RIDGES_AGENT_IMAGE="ridges-nowhere:1")["docker"]
     assert missing["works"] is False
     assert "ridges-nowhere:1" in missing["detail"]

@@ -15,8 +15,8 @@ import msgspec
 
 from ridges.contracts.limits import MIB, SandboxLimits
 from ridges.sandbox_manager.errors import SandboxManagerError
-from ridges.sandbox_manager.ports import Sandbox, SandboxExit, SandboxSpec
-from ridges.sandbox_manager.self_test import CLAIMS
+from ridges.sandbox_manager.ports import PROXY_URL, Sandbox, SandboxExit, SandboxSpec
+from ridges.sandbox_manager.self_test import CLAIMS, RELAY_CLAIMS
 
 _MARK = "RIDGES_GUARANTEE"
 _LIMITS = SandboxLimits(memory_bytes=192 * MIB, disk_bytes=16 * MIB, pids=40)
@@ -68,8 +68,12 @@ class Guarantee(msgspec.Struct, frozen=True, kw_only=True):
     holds: bool
 
 
-async def guarantees(sandbox: Sandbox) -> tuple[Guarantee, ...]:
+async def guarantees(sandbox: Sandbox, proxy_dir: Path | None = None) -> tuple[Guarantee, ...]:
     """Puts every promise to the test, in three small sandboxes.
+
+    Args:
+        sandbox: the technology.
+        proxy_dir: one that is ``echoing``, for the network mode ``internal``; null = sandboxes without any way out.
 
     Raises:
         SandboxManagerError: a sandbox could not even be run.
@@ -77,29 +81,40 @@ async def guarantees(sandbox: Sandbox) -> tuple[Guarantee, ...]:
     mark = str(uuid.uuid4())
     found: dict[str, bool] = {}
     with _listening() as port:
-        looked = await _run(sandbox, CLAIMS + _LOOK, mark, {"HOST_PORT": str(port), "HOST_ADDRESSES": _own_addresses()})
+        env = {"HOST_PORT": str(port), "HOST_ADDRESSES": _own_addresses()}
+        look = CLAIMS + (RELAY_CLAIMS if proxy_dir else "") + _LOOK
+        looked = await _run(sandbox, look, mark, env, proxy_dir=proxy_dir)
     found |= _claimed(looked)
-    eaten = await _run(sandbox, _EAT, mark, {})
+    eaten = await _run(sandbox, _EAT, mark, {}, proxy_dir=proxy_dir)
     over = eaten.exit.out_of_memory or b"MemoryError" in eaten.log
     found["its memory is limited"] = over and (eaten.exit.peak_memory_bytes or 0) < 2 * _LIMITS.memory_bytes
     began = time.monotonic()
-    slept = await _run(sandbox, _SLEEP, mark, {}, timeout_s=1)
+    slept = await _run(sandbox, _SLEEP, mark, {}, timeout_s=1, proxy_dir=proxy_dir)
     found["it ends when its time is over"] = slept.exit.timed_out and time.monotonic() - began < 10
     found["a control group counts its memory, processes and CPU time"] = looked.exit.pids_peak is not None
     found["no process of it is left"] = await _nothing_left(mark)
     return tuple(Guarantee(promise=promise, holds=holds) for promise, holds in found.items())
 
 
-async def _run(sandbox: Sandbox, script: str, mark: str, env: Mapping[str, str], timeout_s: float = 20) -> SandboxExit:
+async def _run(
+    sandbox: Sandbox,
+    script: str,
+    mark: str,
+    env: Mapping[str, str],
+    *,
+    timeout_s: float = 20,
+    proxy_dir: Path | None = None,
+) -> SandboxExit:
     spec = SandboxSpec(
         sandbox_id=f"check-{uuid.uuid4()}",
         run_id="self-check",
-        kind="evaluation",
+        kind="agent" if proxy_dir else "evaluation",
         files=(),
         command=("python3", "-I", "-S", "-c", script),
-        env={_MARK: mark, **env},
-        limits=_LIMITS,
+        env={_MARK: mark, **env} | ({"PROXY": PROXY_URL} if proxy_dir else {}),
+        limits=msgspec.structs.replace(_LIMITS, network="internal" if proxy_dir else None),
         timeout_s=timeout_s,
+        proxy_dir=proxy_dir,
         deadline=datetime.now(UTC) + timedelta(minutes=5),
     )
     return await sandbox.run(spec, asyncio.Event())

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,17 @@ from pathlib import Path
 import msgspec
 
 from ridges.chassis import logs, settings
+from ridges.contracts.limits import Network
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.docker_engine import DockerSandbox
 from ridges.sandbox_manager.errors import SandboxManagerError, SandboxUnavailable
 from ridges.sandbox_manager.guarantees import Guarantee, guarantees
 from ridges.sandbox_manager.ports import Sandbox
+from ridges.sandbox_manager.self_test import echoing
 
+NETWORKS: tuple[Network, ...] = ("socket", "internal")
+INTERNAL = "docker internal"
+"""Under this name the second of them is told, where Docker works at all."""
 _EXIT_BAD_SETTINGS = 2
 _LOGS = {"docker": "sudo journalctl -u docker -n 50", "bubblewrap": "sudo dmesg | tail -n 50"}
 """The commands that show why a sandbox broke."""
@@ -46,30 +52,39 @@ class Checked(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def self_check(chosen: SelfCheckSettings) -> list[Checked]:
-    """Starts one small sandbox of each technology. Nothing of them is left."""
-    docker = DockerSandbox(
-        owner=f"self-check-{uuid.uuid4()}",
-        default_image=chosen.agent_image,
-        engine_url=chosen.docker_url,
-        runtime=chosen.docker_runtime,
+    """Starts some small sandboxes of each technology. Nothing of them is left."""
+    docker, internal = (
+        DockerSandbox(
+            owner=f"self-check-{uuid.uuid4()}",
+            default_image=chosen.agent_image,
+            engine_url=chosen.docker_url,
+            runtime=chosen.docker_runtime,
+            network=network,
+        )
+        for network in NETWORKS
     )
     bubblewrap = BubblewrapSandbox(python=chosen.agent_python)
     async with contextlib.AsyncExitStack() as resources:
         resources.push_async_callback(docker.close)
+        resources.push_async_callback(internal.close)
         resources.callback(bubblewrap.close)
-        return [
-            await _checked(docker, lambda: f"sandboxes start from the image {chosen.agent_image}"),
-            await _checked(bubblewrap, lambda: f"sandboxes start, isolated by namespaces, {bubblewrap.manner}"),
-        ]
+        checked = [await _checked(docker, lambda: f"sandboxes start from the image {chosen.agent_image}")]
+        if checked[0].works:
+            proxy_dir = Path(resources.enter_context(tempfile.TemporaryDirectory(prefix="ridges-"))) / "proxy"
+            await resources.enter_async_context(echoing(proxy_dir))
+            told = await _checked(internal, lambda: "sandboxes start with a relay beside them", proxy_dir)
+            checked.append(msgspec.structs.replace(told, name=INTERNAL))
+        apart = await _checked(bubblewrap, lambda: f"sandboxes start, isolated by namespaces, {bubblewrap.manner}")
+        return [*checked, apart]
 
 
-async def _checked(sandbox: Sandbox, good: Callable[[], str]) -> Checked:
+async def _checked(sandbox: Sandbox, good: Callable[[], str], proxy_dir: Path | None = None) -> Checked:
     try:
         await sandbox.check()
     except SandboxUnavailable as error:
         return Checked(name=sandbox.name, works=False, detail=error.reason, remedy=error.remedy)
     try:
-        kept = await guarantees(sandbox)
+        kept = await guarantees(sandbox, proxy_dir)
     except SandboxManagerError as error:
         return Checked(name=sandbox.name, works=False, detail=str(error), remedy=_LOGS[sandbox.name])
     return Checked(name=sandbox.name, works=True, detail=good(), guarantees=kept)
