@@ -5,9 +5,11 @@ Rounds of all contenders alternate, so that a busy machine is as bad for each.
 """
 
 import asyncio
+import contextlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -15,15 +17,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import msgspec
 from docker import APIClient
 from docker_images import AGENT_IMAGE
-from sandboxes import sandbox_spec, tar_of
+from sandboxes import SMALL, sandbox_spec, tar_of
 
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.bwrap_program import find_bwrap
 from ridges.sandbox_manager.docker_config import container_config, image_of
 from ridges.sandbox_manager.docker_engine import DockerSandbox
 from ridges.sandbox_manager.interpreter import find_interpreter
+from ridges.sandbox_manager.self_test import echoing
 
 ROUNDS = 12
 BARE = ("--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--as-pid-1")
@@ -126,11 +130,17 @@ class RawCalls:
 async def docker() -> None:
     sandbox = DockerSandbox(owner="bench", default_image=AGENT_IMAGE)
     run = ("docker", "run", "--rm", "--pull", "never")
-    try:
+    async with contextlib.AsyncExitStack() as resources:
+        resources.push_async_callback(sandbox.close)
         await sandbox.check()  # as a manager does: it prepares, too
+        place = Path(resources.enter_context(tempfile.TemporaryDirectory())) / "proxy"
+        proxy_dir = await resources.enter_async_context(echoing(place))
+        internal = msgspec.structs.replace(SMALL, network="internal")
         found = await measured(
             {
                 "sandbox": ours(sandbox),
+                "sandbox with a proxy, network socket": ours(sandbox, proxy_dir=proxy_dir),
+                "sandbox with a proxy, network internal": ours(sandbox, proxy_dir=proxy_dir, limits=internal),
                 "raw engine calls, same flags": RawEngine(sandbox, network_disabled=True).run,
                 "the same by our own client": RawCalls(sandbox).run,
                 "raw engine calls, the engine's network": RawEngine(sandbox, network_disabled=False).run,
@@ -145,11 +155,11 @@ async def docker() -> None:
             ("to docker run on the bridge", "docker run --rm, default bridge"),
         ):
             print(f"{ratio:44} {found['sandbox'] / found[to]:.2f}")
+        socket, relayed = (found[f"sandbox with a proxy, network {mode}"] for mode in ("socket", "internal"))
+        print(f"{'network internal to socket':44} {relayed / socket:.2f}")
         began = time.perf_counter()
         await asyncio.gather(*(ours(sandbox)() for _ in range(20)))
         print(f"20 sandboxes at once{'':25}{20 / (time.perf_counter() - began):5.1f} a second")
-    finally:
-        await sandbox.close()
 
 
 if __name__ == "__main__":
