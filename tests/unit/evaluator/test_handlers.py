@@ -36,7 +36,7 @@ async def test_a_patch_becomes_an_evaluation_and_then_a_verdict(world):
     asked = await ask(world, limits=limits)
     assert asked.limits == limits.sandbox
     assert asked.timeout_s == 2 * 50 + 30
-    assert asked.command == ("python3", "-I", "grading/grade.py")
+    assert asked.command == ("python3", "-I", "grading/start.py")
     exited = await graded(world, asked)
     await world.subscribers.on_sandbox_exited(exited)
     (finished,) = await world.events(asked.run_id, ev.TestsFinished)
@@ -55,10 +55,12 @@ async def test_the_bundle_holds_pristine_repo_patch_tests_and_grader(world):
         "patch.diff",
         "grading/plan.json",
         "grading/rounds",
+        "grading/compiled",
         "grading/grade.py",
         "grading/pytest_processes.py",
         "grading/repository.py",
         "grading/run_tests.py",
+        "grading/start.py",
         "grading/tests/tests.py",
     }
     assert stub.decode() == CREATE["main.py"]

@@ -1,4 +1,4 @@
-"""The grader: runs as the command of an evaluation sandbox, in ``/sandbox``, and leaves ``grading/report.json``.
+"""The grader: ``start.py`` runs it in an evaluation sandbox, in ``/sandbox``, and it leaves ``grading/report.json``.
 
 Standard library only, Python 3.8 or newer. Whatever it still needs after the patch was applied (plan, hidden tests, the
 source of the test process) is in its memory by then and no longer on disk; other processes cannot read its memory.
@@ -29,10 +29,14 @@ PYTEST_INI = "[pytest]\n"
 
 def load(name: str) -> types.ModuleType:
     """A program that lies beside this one. Nothing can import it, or find it where modules are looked for."""
-    path = Path(__file__).with_name(f"{name}.py")
     module = types.ModuleType(name)
-    exec(compile(path.read_text(), f"<{name}>", "exec"), module.__dict__)  # noqa: S102 - our own source
+    code = globals().get("CODES", {}).get(name) or compile(source(name), f"<{name}>", "exec")
+    exec(code, module.__dict__)  # noqa: S102 - our own source
     return module
+
+
+def source(name: str) -> str:
+    return Path(__file__).with_name(f"{name}.py").read_text()
 
 
 if TYPE_CHECKING:
@@ -165,7 +169,7 @@ def grade(
 def main() -> None:
     sandbox = Path(__file__).resolve().parent.parent
     grading = sandbox / "grading"
-    processes = pytest_processes.TestProcesses((grading / "run_tests.py").read_text())
+    processes = pytest_processes.TestProcesses(source("run_tests"), load)
     try:
         pytest_processes.seal()
         root = grading / ROOT

@@ -20,11 +20,11 @@ import subprocess
 import sys
 import time
 import traceback
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import types
     from collections.abc import Callable
 
 MAX_PREPARED = 4
@@ -84,8 +84,9 @@ class TestProcesses:
 
     __test__ = False
 
-    def __init__(self, runner: str) -> None:
-        self._runner = runner
+    def __init__(self, runner: str, load: Callable[[str], types.ModuleType]) -> None:
+        """``runner``: source of ``run_tests.py``. ``load``: makes a module of it by its name."""
+        self._runner, self._load = runner, load
         self._waiting: list[tuple[int, int]] = []
 
     def prepare(self, count: int, root: Path | None, folder: Path, go_on: Callable[[], None]) -> None:
@@ -105,8 +106,7 @@ class TestProcesses:
         own = environment()
         os.environ.clear()
         os.environ.update(own)
-        module = types.ModuleType("run_tests")
-        exec(compile(self._runner, "<run_tests>", "exec"), module.__dict__)  # noqa: S102 - our own source
+        module: Any = self._load("run_tests")
         gc.disable()  # nothing of all this is ever garbage
         module.import_pytest()
         if root is not None and folder.is_dir():
