@@ -19,7 +19,9 @@ from sandboxes import gone, processes_of, python, sandbox_spec, tar_of
 from structlog.testing import capture_logs
 
 from ridges.contracts.limits import MIB, SandboxLimits
+from ridges.evaluator.inside import run_tests
 from ridges.sandbox_manager import fork_server
+from ridges.sandbox_manager.agent_sandbox import PYTEST_OF_GRADERS
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.errors import SandboxManagerError
 
@@ -201,7 +203,8 @@ async def test_limits_hold_for_prepared_scripts(sandbox):
     assert late.exit.timed_out
 
 
-async def test_nothing_of_the_host_can_be_written_through_the_interpreter_it_was_forked_from(sandbox):
+@pytest.mark.parametrize("ready", [(), PYTEST_OF_GRADERS], ids=["", "with pytest ready"])
+async def test_nothing_of_the_host_can_be_written_through_the_interpreter_it_was_forked_from(sandbox, ready):
     script = """
 import os
 for path in ("/proc/self/exe", "/proc/%d/exe" % os.getppid(), "/proc/1/exe", "/proc/1/root/etc/passwd"):
@@ -226,7 +229,7 @@ except OSError as error:
 for name in os.listdir("/proc/self/fd"):
     print(name, os.path.realpath("/proc/self/fd/" + name).split(":")[0])
 """
-    end = await sandbox.run(prepared(script), asyncio.Event())
+    end = await sandbox.run(prepared(script, pytest=ready), asyncio.Event())
     assert b"opened" not in end.log
     assert end.exit.exit_code == 0, end.log
 
@@ -249,6 +252,26 @@ print(sorted(found))
 """
     own = await sandbox.run(prepared(look, env={"WORD": "a-word-of-" + 16 * "0"}), asyncio.Event())
     assert own.log == b"[b'a-word-of-0000000000000000']\n"
+
+
+READY = """
+import os, sys
+ready = sys.modules.get("ready_pytest")
+print(ready and ready.config.rootpath, os.getcwd(), "PYTEST_VERSION" in os.environ, os.listdir("/sandbox"))
+"""
+
+
+async def test_a_script_finds_the_pytest_that_it_is_going_to_use(sandbox):
+    """With the options that the evaluator's test processes want: one that finds others has pytest read them anew."""
+    folder = PYTEST_OF_GRADERS[PYTEST_OF_GRADERS.index("--rootdir") + 1]
+    assert (*run_tests.arguments(folder), folder) == PYTEST_OF_GRADERS
+    end = await sandbox.run(prepared(READY, pytest=PYTEST_OF_GRADERS), asyncio.Event())
+    assert end.log.decode() == f"{folder} /sandbox False ['script.py']\n"
+
+
+async def test_a_pytest_that_does_not_get_ready_is_in_nobodys_way(sandbox):
+    end = await sandbox.run(prepared(READY, pytest=(*PYTEST_OF_GRADERS, "--no-such-option")), asyncio.Event())
+    assert end.log == b"None /sandbox False ['script.py']\n"
 
 
 async def test_a_killed_fork_server_takes_its_sandboxes_along_and_the_next_one_works(sandbox):

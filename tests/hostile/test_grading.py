@@ -16,6 +16,7 @@ from ridges.contracts.limits import SandboxLimits
 from ridges.evaluator.bundle import COMMAND, REPORT, sandbox_timeout_s
 from ridges.evaluator.domain import Problem
 from ridges.evaluator.verdict import Judgement
+from ridges.sandbox_manager.agent_sandbox import IMPORTS_OF_GRADERS, PYTEST_OF_GRADERS
 from ridges.sandbox_manager.bubblewrap import BubblewrapSandbox
 from ridges.sandbox_manager.docker_engine import DockerSandbox
 
@@ -175,12 +176,12 @@ async def all_graded_in(
     slots = asyncio.Semaphore(2)
     owner = f"grading-{uuid4()}"
     docker = DockerSandbox(owner=owner, default_image=AGENT_IMAGE)
-    sandbox = docker if technology == "docker" else BubblewrapSandbox()
+    sandbox = docker if technology == "docker" else BubblewrapSandbox(fork_server=technology == "bubblewrap")
 
     async def in_sandbox(plan, bundle):
         spec = sandbox_spec(
             *COMMAND, kind="evaluation", files=(bundle,), limits=limits, timeout_s=sandbox_timeout_s(plan),
-            outputs={REPORT.path: REPORT.max_bytes},
+            outputs={REPORT.path: REPORT.max_bytes}, preload=IMPORTS_OF_GRADERS, pytest=PYTEST_OF_GRADERS,
         )  # fmt: skip
         async with slots:
             left = await sandbox.run(spec, asyncio.Event())
@@ -203,6 +204,75 @@ def in_a_sandbox_as_outside(judgement: Judgement, name: str) -> None:
 @pytest.mark.parametrize("name", [HONEST, *CHEATS])
 def test_no_cheat_is_resolved_in_bubblewrap(judgements, bubblewrap_works, name):
     in_a_sandbox_as_outside(judgements("bubblewrap")[name], name)
+
+
+@pytest.mark.bubblewrap
+@pytest.mark.parametrize("name", [HONEST, *CHEATS])
+def test_no_cheat_gains_by_a_pytest_that_was_ready_before(judgements, bubblewrap_works, name):
+    """Where sandboxes are forked, pytest has read its options in the process that forks them; bwrap starts it anew."""
+    forked, started = judgements("bubblewrap")[name], judgements("started by bwrap")[name]
+    in_a_sandbox_as_outside(started, name)
+    assert (forked.verdict, forked.flagged) == (started.verdict, started.flagged)
+    assert forked.cause == started.cause or "daemon" in name  # what it writes comes early enough or not
+    assert [(test.name, test.status) for test in forked.tests] == [(test.name, test.status) for test in started.tests]
+
+
+PORTRAIT = """
+import faulthandler, logging, os, signal, sys, tempfile, threading
+import pytest
+
+def say(*facts):
+    pytest.fail("\\n".join(map(str, facts)), pytrace=False)
+
+def test_process():
+    say(sys.path, sys.argv[0], os.getcwd(), tempfile.gettempdir(), sys.flags, sys.dont_write_bytecode,
+        sorted(os.environ.items()), len(os.listdir("/proc/self/fd")), faulthandler.is_enabled(),
+        [str(signal.getsignal(number)) for number in range(1, 32)], [type(each).__name__ for each in sys.meta_path],
+        sys.excepthook, sys.unraisablehook, threading.excepthook)
+
+def test_config(pytestconfig):
+    say(pytestconfig.rootpath, pytestconfig.inipath, pytestconfig.invocation_params.dir, pytestconfig.args,
+        sorted(vars(pytestconfig.option).items()))
+
+def test_plugins(pytestconfig):
+    manager = pytestconfig.pluginmanager
+    say(sorted(getattr(plugin, "__name__", type(plugin).__name__) for plugin in manager.get_plugins()))
+
+def test_session(request):
+    say(request.session.name, request.session.path, request.session.startpath, request.node.nodeid)
+
+def test_captures(capfd, tmp_path, monkeypatch, recwarn, caplog):
+    monkeypatch.setenv("SET", "1")
+    os.system("echo $SET")
+    print("printed")
+    logging.getLogger().warning("logged")
+    say(capfd.readouterr(), tmp_path, caplog.messages, os.listdir(os.path.dirname(tmp_path)))
+
+def test_shows_what_it_wrote():
+    print("printed")
+    os.write(2, b"written")
+    logging.getLogger().warning("logged")
+    say("failed")
+"""
+FACTS = ("process", "config", "plugins", "session", "captures", "shows_what_it_wrote")
+
+
+@pytest.mark.bubblewrap
+async def test_hidden_tests_find_the_same_pytest_whether_it_was_ready_before_or_not(bubblewrap_works):
+    names = ", ".join(f'"tests.py::test_{name}"' for name in FACTS)
+    settings = f'kind = "create"\ntitle = "x"\n[tests]\nexpected = [{names}]\n'
+    problem = problem_of(CREATE | {"tests.py": PORTRAIT, "problem.toml": settings})
+    facts = []
+    for technology in ("bubblewrap", "started by bwrap"):
+        [judgement] = await all_graded_in(technology, problem, [problem.reference], SandboxLimits())
+        facts.append({test.name: without_what_is_random(test.message or "") for test in judgement.tests})
+    assert len(facts[0]) == len(FACTS)
+    assert "rootdir" in facts[0]["tests.py::test_config"]
+    assert facts[0] == facts[1]
+
+
+def without_what_is_random(text: str) -> str:
+    return re.sub("t[0-9a-f]{12}|test_[0-9a-f]{8}|0x[0-9a-f]+", "", text)
 
 
 @pytest.mark.docker

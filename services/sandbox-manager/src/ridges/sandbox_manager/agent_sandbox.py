@@ -18,10 +18,18 @@ RUNNER_PATH = f"{WORKSPACE}/agent_runner.py"
 PLACEHOLDER_KEY = "ridges-run"
 """Worthless: the run's identity is its socket. OpenAI clients refuse to start without a key."""
 _IMPORTS_OF_RUNNER = ("importlib.util", "json", "traceback")
-_IMPORTS_OF_GRADERS = (
+IMPORTS_OF_GRADERS = (
     *("ctypes", "faulthandler", "gc", "importlib.util", "inspect", "json", "pdb", "pkgutil", "readline", "select"),
     *("shutil", "subprocess", "tomllib", "typing", "unittest", "pluggy.*", "pytest", "_pytest.*"),
 )
+_TESTS = f"{WORKSPACE}/grading/round-now"
+PYTEST_OF_GRADERS = (
+    *("-c", f"{_TESTS}/pytest.ini", "--rootdir", _TESTS, "--confcutdir", _TESTS),
+    *("-pno:cacheprovider", "-pno:doctest", "-pno:pastebin", "-pno:setuponly", "-pno:setupplan", "-pno:stepwise"),
+    *("--import-mode=importlib", "--continue-on-collection-errors", "--junit-xml", f"{_TESTS}/junit.xml"),
+    *("-o", "junit_family=xunit1", "--color=no", "-q", "--tb=short", _TESTS),
+)
+"""The grader compares: one that wants others has pytest read them itself."""
 _GRACE = timedelta(seconds=180)
 """From the command's timeout to the moment when the sandbox must be gone whatever happens."""
 
@@ -92,7 +100,8 @@ def evaluation_spec(requested: EvaluationRequested, bundle: bytes, *, sandbox_id
         image=requested.image,
         files=(bundle,),
         command=requested.command,
-        preload=_IMPORTS_OF_GRADERS,
+        preload=IMPORTS_OF_GRADERS,
+        pytest=PYTEST_OF_GRADERS,
         env={"PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         limits=requested.limits,
         timeout_s=requested.timeout_s,

@@ -206,7 +206,7 @@ async def _prepared(
     """The kind of process that can become the command, and the script it would run."""
     script = script_of(spec.command) if spec.preload else None
     if forks and script:
-        kind = Kind.of(script[0], spec.preload, environment)
+        kind = Kind.of(script[0], spec, environment)
         if await forks.prepare(kind):
             return kind, script[1]
     return None, None

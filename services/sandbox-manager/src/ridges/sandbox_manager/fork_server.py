@@ -30,7 +30,7 @@ from ridges.sandbox_manager.inside import fork_server_command
 from ridges.sandbox_manager.interpreter import Interpreter
 from ridges.sandbox_manager.local_process import LocalSupervisor, looked_after
 from ridges.sandbox_manager.mount_tree import HOME, Step
-from ridges.sandbox_manager.ports import WORKSPACE
+from ridges.sandbox_manager.ports import WORKSPACE, SandboxSpec
 from ridges.sandbox_manager.staging import checked, libc, mount
 from ridges.sandbox_manager.wire import Launch, without_program
 
@@ -54,14 +54,16 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Of the interpreter."""
     modules: tuple[str, ...] = ()
     """To have loaded."""
+    pytest: tuple[str, ...] = ()
+    """Arguments of one that is to be ready."""
     environment: tuple[tuple[str, str], ...] = ()
     """Variables that the interpreter itself obeys."""
 
     @classmethod
-    def of(cls, options: tuple[str, ...], modules: tuple[str, ...], environment: Mapping[str, str]) -> "Kind":
-        """The kind of a command with this environment."""
+    def of(cls, options: tuple[str, ...], spec: SandboxSpec, environment: Mapping[str, str]) -> "Kind":
+        """The kind of a spec's command, run with these options in this environment."""
         obeyed = sorted((name, value) for name, value in environment.items() if name.startswith("PYTHON"))
-        return cls(options=options, modules=modules, environment=tuple(obeyed))
+        return cls(options=options, modules=spec.preload, pytest=spec.pytest, environment=tuple(obeyed))
 
 
 class Forked:
@@ -146,7 +148,8 @@ class ForkServer:
         program = self._interpreter.fork_server_program
         kind = self._kind or Kind(options=("-I", "-S", "-E", "-B"))
         python = _as_commands_find_it(self._interpreter) if self._kind else self._interpreter.supervisor_executable
-        command = fork_server_command(str(python), kind.options, program, theirs.fileno(), kind.modules)
+        pytest = (WORKSPACE, *kind.pytest) if kind.pytest else ()
+        command = fork_server_command(str(python), kind.options, program, theirs.fileno(), kind.modules, pytest)
         try:
             process = subprocess.Popen(  # noqa: ASYNC220  # in this thread: parent-death signals follow it
                 command,

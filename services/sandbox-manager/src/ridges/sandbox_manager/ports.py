@@ -43,6 +43,9 @@ class SandboxSpec(msgspec.Struct, frozen=True, kw_only=True):
     preload: tuple[str, ...] = ()
     """Modules that the command, ``python3 [-I] <script> …``, imports from the installation (``package.*``: with all in
     it): an adapter may run it in a process that has them loaded."""
+    pytest: tuple[str, ...] = ()
+    """Arguments with which it runs pytest, ``--rootdir`` and ``-c`` below ``/sandbox`` among them: an adapter may have
+    the preloaded pytest read them, and what came of it in the module ``ready_pytest``."""
     env: dict[str, str]
     """Added to the sandbox's own PATH, HOME, LANG, TMPDIR, and wins. Nothing of the manager's environment gets in."""
     limits: SandboxLimits

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 PR_SET_DUMPABLE = 4
+READY = "ready_pytest"
+"""A module that is there where the sandbox was forked from a process that prepares for this one."""
 SEARCH = "_check_for_wrapped_fixture"
 CAPTURE_AGAIN = ("stop_global_capturing", "start_global_capturing", "suspend_global_capture")
 UNUSED_PLUGINS = ("cacheprovider", "doctest", "pastebin", "setuponly", "setupplan", "stepwise")
@@ -55,6 +57,8 @@ class NoColours(types.ModuleType):
 
 def import_pytest() -> None:
     """Pytest with all its modules, so that nothing in the repository can stand in for one of them."""
+    if READY in sys.modules:  # whoever made it ready has loaded all that there is
+        return
     with NoColours.instead():
         import _pytest  # noqa: PLC0415 - after the orders were read
         import pluggy  # noqa: PLC0415
@@ -162,20 +166,42 @@ def leave(code: int) -> None:
     os._exit(int(code))
 
 
-def run_pytest(root: str, paths: list[str], plugins: list[Any]) -> int:
-    """Pytest's exit status, if it returns: ``Ending`` is there before."""
-    import pytest  # noqa: PLC0415 - after the orders were read
-
-    pytest.hookimpl(hookwrapper=True, tryfirst=True)(Ending.pytest_sessionfinish)
-    pytest.hookimpl(trylast=True)(Readiness.pytest_sessionstart)
-    sys.argv[0] = "pytest"
-    arguments = [
+def arguments(root: str) -> list[str]:
+    """Of pytest, for tests below this folder; before those that name them."""
+    return [
         "-c", f"{root}/pytest.ini", "--rootdir", root, "--confcutdir", root,
         *(f"-pno:{plugin}" for plugin in UNUSED_PLUGINS),
         "--import-mode=importlib", "--continue-on-collection-errors", "--junit-xml", f"{root}/junit.xml",
         "-o", "junit_family=xunit1", "--color=no", "-q", "--tb=short",
     ]  # fmt: skip
-    return int(pytest.main([*arguments, *paths], plugins=[*plugins, Ending()]))
+
+
+def run_pytest(root: str, paths: list[str], plugins: list[Any], ready: Any = None) -> int:
+    """Pytest's exit status, if it returns: ``Ending`` is there before. ``ready``: see ``take_ready``."""
+    import pytest  # noqa: PLC0415 - after the orders were read
+
+    pytest.hookimpl(hookwrapper=True, tryfirst=True)(Ending.pytest_sessionfinish)
+    pytest.hookimpl(trylast=True)(Readiness.pytest_sessionstart)
+    sys.argv[0] = "pytest"
+    plugins = [*plugins, Ending()]
+    if ready is None:
+        return int(pytest.main([*arguments(root), *paths], plugins=plugins))
+    os.environ.update(ready.environment)
+    for plugin in plugins:
+        ready.config.pluginmanager.register(plugin)
+    return int(ready.config.hook.pytest_cmdline_main(config=ready.config))
+
+
+def take_ready(wanted: list[str]) -> Any:
+    """What read pytest's options before this process was forked (``config``), if it read these; else None.
+
+    Only what pytest does between reading them and its hook ``pytest_cmdline_main`` is left out then.
+    """
+    ready: Any = sys.modules.pop(READY, None)
+    if ready is None or ready.arguments == wanted:
+        return ready
+    sys.meta_path[:] = ready.finders
+    return None
 
 
 @contextlib.contextmanager
@@ -197,6 +223,7 @@ def trusting_plugins() -> Iterator[None]:
 
 def run(orders: dict[str, Any]) -> None:
     """Never returns."""
+    take_ready([])
     selection = Selection()
     selection.ask(orders)
     leave(run_pytest(orders["root"], orders["files"], [selection]))
@@ -210,10 +237,11 @@ def get_ready(root: str, await_orders: Callable[[], dict[str, Any]]) -> None:
     grader = os.getpid()
     selection, code = Selection(), 3
     readiness = Readiness(selection, await_orders)
+    ready = take_ready([*arguments(root), root])
     try:
         with readiness.trusting:
             readiness.trusting.enter_context(trusting_plugins())
-            code = run_pytest(root, [root], [selection, readiness])
+            code = run_pytest(root, [root], [selection, readiness], ready)
     except Exception as error:
         os.write(2, f"test process: {type(error).__name__}: {error}\n".encode("utf-8", "replace"))
     finally:

@@ -15,7 +15,7 @@ _MODULES = (
 )
 """In the order of their imports."""
 _RELAY = ("poller", "forwarder", "relay")
-_FORK_SERVER = ("prepared", "confining", "fork_server")
+_FORK_SERVER = ("prepared", "confining", "ready_pytest", "fork_server")
 """After them, in the program that runs outside of sandboxes and becomes one with each fork."""
 
 _BOOT = (
@@ -88,7 +88,12 @@ def relay_command(socket_path: str, port: int, python: str = "python3") -> tuple
 
 
 def fork_server_command(
-    python: str, options: tuple[str, ...], program: bytes, socket: int, modules: tuple[str, ...]
+    python: str,
+    options: tuple[str, ...],
+    program: bytes,
+    socket: int,
+    modules: tuple[str, ...],
+    pytest: tuple[str, ...] = (),
 ) -> tuple[str, ...]:
     """Program and arguments of a fork server.
 
@@ -98,8 +103,10 @@ def fork_server_command(
         program: what will be written to its stdin.
         socket: its end of the control socket.
         modules: to have loaded; with none it prepares no commands.
+        pytest: the working directory in sandboxes and the arguments of a pytest that is to be ready, or nothing.
     """
-    return (python, *options, "-c", _BOOT, str(len(program)), str(socket), *modules)
+    ready = ("--", *pytest) if pytest else ()
+    return (python, *options, "-c", _BOOT, str(len(program)), str(socket), *modules, *ready)
 
 
 def agent_runner_source() -> bytes:

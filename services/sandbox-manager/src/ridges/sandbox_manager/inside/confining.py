@@ -114,10 +114,7 @@ def confine(steps: Sequence[Step], trees: dict[str, int]) -> None:
             namespaces = os.open(BASE + "/proc/sys/user/max_user_namespaces", os.O_WRONLY)
     loopback_up()
     checked("sethostname", _libc.sethostname(b"sandbox", 7))
-    os.chdir(BASE)
-    syscall("pivot_root", PIVOT_ROOT[os.uname().machine], b".", b".")
-    checked("umount", _libc.umount2(b".", MNT_DETACH))
-    os.chdir("/")
+    pivot_into_base()
     os.write(namespaces, b"1")  # the next one is the last one
     enter_user_namespace(UID)
     drop_capabilities()
@@ -223,6 +220,14 @@ def make_file(path: str, content: bytes) -> None:
         os.close(fd)
 
 
+def pivot_into_base() -> None:
+    """What is mounted there is the root from now on; nothing of the old one can be reached."""
+    os.chdir(BASE)
+    syscall("pivot_root", PIVOT_ROOT[os.uname().machine], b".", b".")
+    unmount(".")
+    os.chdir("/")
+
+
 def loopback_up() -> None:
     """127.0.0.1 and ::1 come with it."""
     any_socket = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM)
@@ -263,6 +268,10 @@ def close_from(fd: int) -> None:
 def mount(path: str, kind: str, flags: int, options: str | None) -> None:
     text = None if options is None else options.encode()
     checked(f"mount {path}", _libc.mount(kind.encode(), path.encode(), kind.encode(), ctypes.c_ulong(flags), text))
+
+
+def unmount(path: str) -> None:
+    checked(f"umount {path}", _libc.umount2(path.encode(), MNT_DETACH))
 
 
 def syscall(what: str, *arguments: int | bytes) -> int:

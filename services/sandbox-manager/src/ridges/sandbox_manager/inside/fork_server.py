@@ -1,6 +1,7 @@
 """Forks processes that become sandboxes. Runs outside of them, on their interpreter, with what they need loaded.
 
-``python … <size of program> <descriptor of the control socket> <modules to load>``. Each message on the socket
+``python … <size of program> <descriptor of the control socket> <modules to load> [-- <working directory in sandboxes>
+<arguments of a pytest that is to be ready>]``. Each message on the socket
 (SOCK_SEQPACKET) asks for one sandbox by the descriptors for its order (a dict, marshalled), its stdin, stdout, stderr
 and info (as bwrap's ``--info-fd``). The answer is the pid of the sandbox's keeper, and its pidfd; or the negative
 number of the error. The end of the socket ends this process, and with it every sandbox. It reads no order and no task
@@ -24,6 +25,7 @@ import sys
 from ridges.sandbox_manager.inside.confining import keep, seal
 from ridges.sandbox_manager.inside.prepared import Prepared, retitle
 from ridges.sandbox_manager.inside.processes import PR_SET_PDEATHSIG, SIGKILL, prctl
+from ridges.sandbox_manager.inside.ready_pytest import make as make_ready
 from ridges.sandbox_manager.inside.supervisor import become
 from ridges.sandbox_manager.inside.supervisor import main as supervise
 
@@ -42,10 +44,20 @@ def main() -> None:
     """Serve until the manager is gone."""
     prctl(PR_SET_PDEATHSIG, SIGKILL)
     control = _socket.socket(fileno=int(sys.argv[2]))
-    modules = sys.argv[3:]
+    modules, pytest = sys.argv[3:], []
+    if "--" in modules:
+        at = modules.index("--")
+        modules, pytest = modules[:at], modules[at + 1 :]
     if sys.path[:1] == [""]:  # the working directory: for a script it is the script's
         del sys.path[0]
     load(modules)
+    if pytest:
+        make_ready(pytest[0], pytest[1:], lambda: serve(control, modules))
+    serve(control, modules)
+
+
+def serve(control: _socket.socket, modules: list[str]) -> None:
+    """Until the manager is gone; ends the process."""
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page
     _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
@@ -56,7 +68,7 @@ def main() -> None:
     while True:
         asked, ancillary, _, _ = control.recvmsg(MAX_BYTES, _socket.CMSG_SPACE(DESCRIPTORS * _NUMBER.size))
         if not asked:
-            return
+            os._exit(0)
         fds = [each for _, _, data in ancillary for (each,) in _NUMBER.iter_unpack(data)]
         _signal.pthread_sigmask(_signal.SIG_BLOCK, [_signal.SIGCHLD])  # none is buried before it is told
         try:
