@@ -59,6 +59,18 @@ class FakeGateway:
             await server.cleanup()
 
 
+STARTED: list[subprocess.Popen[bytes]] = []
+
+
+def end_managers() -> None:
+    """Those that a failed test left at work."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class ManagerProcess:
     """`python -m ridges.sandbox_manager`, started, killed and started again on the same state."""
 
@@ -104,6 +116,7 @@ class ManagerProcess:
                 stderr=log,
                 start_new_session=True,
             )
+        STARTED.append(self._process)
 
     async def failing(self, part: str, timeout_s: float = 60) -> str:
         """What /readyz says of this part, once it is the only one that it names."""

@@ -2,9 +2,16 @@
 
 import pytest
 from integration.gateway_world import GatewayProcess, Log, MockProvider
+from manager_process import end_managers
 from moving_servers import new, old  # noqa: F401  # fixtures
 from sandboxes import bubblewrap_works  # noqa: F401  # a fixture
 from small_disk import small_disk  # noqa: F401  # a fixture
+
+
+@pytest.fixture(autouse=True)
+def _no_manager_outlives_its_test():
+    yield
+    end_managers()
 
 
 @pytest.fixture
