@@ -205,15 +205,19 @@ SLEEPS = "import time\n\n\ndef agent_main(problem):\n    time.sleep(8)\n    retu
 
 
 @pytest.mark.docker
-def test_the_container_of_a_run_was_given_no_secret(system):
-    """As whoever may ask the engine sees it, while it works."""
+@pytest.mark.parametrize(("network", "containers"), [("socket", 1), ("internal", 2)])
+def test_the_containers_of_a_run_were_given_no_secret(system, network, containers):
+    """As whoever may ask the engine sees them, while they work."""
     need_agent_image()
-    run_id = system.ask("/v1/runs", {"problem": "roman", "agent_source": SLEEPS, "sandbox": "docker"})["run_id"]
+    limits = {"sandbox": {"network": network}}
+    asked = {"problem": "roman", "agent_source": SLEEPS, "sandbox": "docker", "limits": limits}
+    run_id = system.ask("/v1/runs", asked)["run_id"]
     give_up_at = time.monotonic() + 30
-    while not (container := docker("ps", "-q", "--filter", f"label=ridges.run={run_id}")):
+    while len(found := docker("ps", "-q", "--filter", f"label=ridges.run={run_id}").split()) < containers:
         assert time.monotonic() < give_up_at
         time.sleep(0.1)
-    told = docker("inspect", container)
+    assert len(found) == containers
+    told = docker("inspect", *found)
     assert run_id in told
     assert CANARY not in told
     assert not RUN_TOKEN.search(told.encode())
