@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +19,7 @@ from small_disk import SmallDisk, small_disk  # noqa: F401  # a fixture
 
 pytestmark = pytest.mark.timeout(300)
 AGENT = "def agent_main(problem): return ''\n"
+IN_THE_LOG = re.compile("the log has your request for run ([0-9a-f-]{36}) ")
 
 
 @pytest.fixture
@@ -66,6 +68,10 @@ def test_a_full_disk_is_told_and_nothing_that_was_taken_is_lost(
 
     small_disk.fill()
     status, answer = ask_for_a_run(ledger, "while.py")
+    while taken_unseen := IN_THE_LOG.search(answer["detail"]):  # the last page of the log's file had room for it
+        assert status == 503
+        taken.append(taken_unseen[1])
+        status, answer = ask_for_a_run(ledger, "while.py")
     assert status == 503
     assert "no space left on device" in answer["detail"]
     assert "make room on its disk" in answer["detail"]
