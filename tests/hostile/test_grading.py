@@ -142,15 +142,6 @@ async def test_the_known_limit(problem):
     assert (await grade(problem, tailored, in_subprocess)).verdict == "resolved"
 
 
-IN_DOCKER = (
-    HONEST,
-    "a daemon outlives the tests and writes both reports",
-    "the grader is killed and its report forged",
-    "the grader's memory is searched for its secret",
-)
-"""What depends on the sandbox, not on the grader alone."""
-
-
 @pytest.fixture(scope="module")
 def judgements(problem):
     """Those of patches that were graded in a sandbox, made once for each technology, two at a time."""
@@ -165,7 +156,7 @@ def judgements(problem):
 
 
 async def graded_in(technology: str, problem: Problem) -> dict[str, Judgement]:
-    names = IN_DOCKER if technology == "docker" else (HONEST, *CHEATS)
+    names = (HONEST, *CHEATS)
     patches = [problem.reference if name == HONEST else git_patch(problem, CHEATS[name]) for name in names]
     return dict(zip(names, await all_graded_in(technology, problem, patches, SandboxLimits()), strict=True))
 
@@ -276,7 +267,7 @@ def without_what_is_random(text: str) -> str:
 
 
 @pytest.mark.docker
-@pytest.mark.parametrize("name", IN_DOCKER)
+@pytest.mark.parametrize("name", [HONEST, *CHEATS])
 def test_no_cheat_is_resolved_in_docker(judgements, name):
     need_agent_image()
     in_a_sandbox_as_outside(judgements("docker")[name], name)
