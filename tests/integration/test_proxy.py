@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from ridges.contracts.run_token import verify_run_token
+from ridges.sandbox_manager import proxy
 from ridges.sandbox_manager.errors import ProxyFailed, SandboxFailed, SettingRefused
 from ridges.sandbox_manager.ports import PROXY_SOCKET
 from ridges.sandbox_manager.proxy import NginxProxies, find_nginx, make_runtime_dir
@@ -426,6 +427,22 @@ async def test_a_proxy_that_is_killed_ends_what_runs_beside_it(proxies):
 
     with pytest.raises(ProxyFailed, match=rf"{RUN}.*nginx ended with status -9"):
         await something_beside_it()
+
+
+async def test_an_nginx_that_serves_nobody_is_given_up(proxies, monkeypatch):
+    """It is the platform's failure, not that of an agent that waits for its models."""
+    monkeypatch.setattr(proxy, "_START_TIMEOUT_S", 0.5)
+    hanging = proxies.runtime_dir / "nginx"  # where the user of nginx may run it
+    hanging.write_text("#!/bin/sh\nexec sleep 60\n")
+    hanging.chmod(0o755)
+
+    async def waits_for_its_models():
+        async with msgspec.structs.replace(proxies, nginx=hanging).serve(RUN, str(uuid.uuid4()), 8) as directory:
+            await send(directory / PROXY_SOCKET, request("GET", "/v1/models"))
+            await asyncio.sleep(60)
+
+    with pytest.raises(ProxyFailed, match="does not serve"):
+        await waits_for_its_models()
 
 
 def test_an_nginx_that_does_not_start_is_told_before_any_run(tmp_path, monkeypatch):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from ridges.sandbox_manager.inside.base_commit import digest_of, write_index
 from ridges.sandbox_manager.inside.repository import Base, GitFailed
+from ridges.sandbox_manager.inside.untouched import is_untouched
 
 
 @pytest.fixture
@@ -174,6 +176,19 @@ def test_a_link_in_place_of_the_repository_is_told(tree, tmp_path):
     assert not base.is_untouched()
     with pytest.raises(GitFailed, match="not a directory any more"):
         difference(base, tmp_path)
+
+
+def test_a_file_as_new_as_its_index_is_read(tmp_path):
+    """What the clock did not tell from the moment of the commit may have another content with the same facts."""
+    (tmp_path / "repo").mkdir()
+    file, index = tmp_path / "repo/file", tmp_path / "index"
+    file.write_text("one")
+    before = digest_of(os.fsencode(file), file.stat())
+    file.write_text("two")
+    write_index(str(index), [(b"file", file.stat(), before)])
+    changed_at = max(file.stat().st_mtime_ns, file.stat().st_ctime_ns)
+    assert not is_untouched(str(file.parent), index.read_bytes(), changed_at)
+    assert is_untouched(str(file.parent), index.read_bytes(), changed_at + 1)
 
 
 def test_thousands_of_directories_are_gits_to_search(tree):

@@ -204,14 +204,21 @@ class LocalSupervisor:
 
 async def end_of(pidfd: int) -> None:
     """Returns when its process has ended. Closes it."""
-    loop = asyncio.get_running_loop()
-    ended = asyncio.Event()
-    loop.add_reader(pidfd, ended.set)
     try:
-        await ended.wait()
+        await readable(pidfd)
     finally:
-        loop.remove_reader(pidfd)
         os.close(pidfd)
+
+
+async def readable(fd: int) -> None:
+    """Returns when something waits there: bytes, a visitor of a listening socket, the end of a pidfd's process."""
+    loop = asyncio.get_running_loop()
+    there = asyncio.Event()
+    loop.add_reader(fd, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ import msgspec
 
 from ridges.contracts.run_token import sign_run_token
 from ridges.sandbox_manager.errors import ProxyFailed, SettingRefused
-from ridges.sandbox_manager.local_process import end_of
+from ridges.sandbox_manager.local_process import end_of, readable
 from ridges.sandbox_manager.parting import bound_to_this_process
 from ridges.sandbox_manager.ports import PROXY_SOCKET
 from ridges.sandbox_manager.proxy_config import nginx_config, upstream
@@ -76,7 +76,7 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
     async def _serve_whoever_comes(
         self, listener: socket.socket, home: Path, run_id: str, max_connections: int
     ) -> None:
-        await _visited(listener)
+        await readable(listener.fileno())
         conf_dir = home / "conf"
         config = nginx_config(
             socket=home / "s" / PROXY_SOCKET,
@@ -125,17 +125,6 @@ class NginxProxies(msgspec.Struct, frozen=True, kw_only=True):
                 cwd="/",
                 start_new_session=True,
             )
-
-
-async def _visited(listener: socket.socket) -> None:
-    """Returns when somebody waits to be accepted."""
-    loop = asyncio.get_running_loop()
-    visited = asyncio.Event()
-    loop.add_reader(listener, visited.set)
-    try:
-        await visited.wait()
-    finally:
-        loop.remove_reader(listener)
 
 
 @contextlib.asynccontextmanager

@@ -175,23 +175,20 @@ def _git(
     wait_for(_spawn([*GIT_SETTINGS, *arguments], environment, stdout=stdout), arguments, tolerate)
 
 
-def _spawn(
-    arguments: list[str], environment: dict[str, str], stdin: int | None = None, stdout: int | None = None
-) -> int:
-    return spawn_program("git", ["git", *arguments], environment, stdin, stdout)
+def _spawn(arguments: list[str], environment: dict[str, str], stdout: int | None = None) -> int:
+    return spawn_program("git", ["git", *arguments], environment, stdout)
 
 
 def spawn_program(
     program: str,
     argv: list[str],
     environment: dict[str, str],
-    stdin: int | None = None,
     stdout: int | None = None,
 ) -> int:
     """Start it with nothing open but what is given; its complaints go to the supervisor's stderr."""
     with open(os.devnull, "r+b", buffering=0) as nothing:
         actions = [
-            (os.POSIX_SPAWN_DUP2, nothing.fileno() if stdin is None else stdin, 0),
+            (os.POSIX_SPAWN_DUP2, nothing.fileno(), 0),
             (os.POSIX_SPAWN_DUP2, nothing.fileno() if stdout is None else stdout, 1),
         ]
         try:

@@ -44,9 +44,7 @@ def _all_known(root: bytes, known: dict[bytes, tuple[bytes, bytes]], indexed_at_
             for each in found:
                 name = os.path.join(prefix, each.name)
                 if each.is_dir(follow_symlinks=False):
-                    if each.name == b".git" and prefix:  # a repository of its own
-                        return False
-                    if name != b".git":
+                    if name != b".git":  # one further down has files that nobody knows
                         waiting.append(name)
                 elif not (_is_byte_code(name) or _is_as_known(root, name, known.pop(name, None), indexed_at_ns)):
                     return False
