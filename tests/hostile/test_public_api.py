@@ -19,8 +19,9 @@ import msgspec
 import pytest
 from docker_images import docker, need_agent_image
 from e2e.project import Project
-from grading import CREATE, write_folder
+from grading import CREATE, git_patch, problem_of, write_folder
 from hostile.cases import CASES, IN_COMPANY, PROGRAMS, Case
+from hostile.cheats import CHEATS
 from hostile.host import Host
 from hostile.world import Bait
 from sandboxes import SMALL
@@ -199,6 +200,32 @@ def is_its_own_fault(run: dict[str, Any], program: str) -> None:
     assert run["cause"] in EXPECTED[program], (run["cause"], run["detail"])
     assert (run["verdict"], run["fault"], run["attempt"]) == ("unresolved", "agent", 1)
     assert "\x1b" not in (run["detail"] or "")
+
+
+@pytest.mark.docker
+def test_no_cheat_that_an_agent_hands_in_is_resolved(system):
+    """All of them in each technology; the honest solution is."""
+    need_agent_image()
+    problem = problem_of(CREATE)
+    patches = {name: git_patch(problem, files) for name, files in CHEATS.items()} | {"honest": problem.reference}
+    asked = {
+        (technology, name): system.ask(
+            "/v1/runs",
+            {
+                "problem": "roman",
+                "sandbox": technology,
+                "agent_source": f"def agent_main(p):\n    return {patch.decode()!r}\n",
+            },
+        )["run_id"]
+        for technology in ("bubblewrap", "docker")
+        for name, patch in patches.items()
+    }
+    give_up_at = time.monotonic() + 300
+    while not all(system.ask(f"/v1/runs/{run_id}")["finished_at"] for run_id in asked.values()):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.5)
+    verdicts = {name: system.ask(f"/v1/runs/{run_id}")["verdict"] for name, run_id in asked.items()}
+    assert verdicts == {name: "resolved" if name[1] == "honest" else "unresolved" for name in asked}
 
 
 SLEEPS = "import time\n\n\ndef agent_main(problem):\n    time.sleep(8)\n    return ''\n"
